@@ -1,0 +1,89 @@
+"""The base model of a run: loaded from where `model.path` says, or trained from scratch once and kept."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel
+
+from tasft.model.loading import load_base, load_tokenizer
+from tasft.model.scratch import fresh_llama, train_tokenizer
+from tasft.schema import Model
+from tasft.source import cache_folder
+from tasft.train.pretrain import pretrain
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model whose tokenizer is at hand and whose weights are loaded, or first trained, when asked for."""
+
+    model: Model
+    tokenizer: Any
+    texts: list[str] | None = None  # of a model trained from scratch
+    folder: Path | None = None  # where that one is kept
+
+    def load(self) -> PreTrainedModel:
+        """The frozen causal language model; UserError where it cannot be had."""
+        if self.folder is None:
+            assert self.model.path is not None
+            return load_base(self.model.path, self.model.dtype, self.model.revision, self.model.attention)
+        if not (self.folder / "config.json").is_file():
+            self._train()
+        return load_base(str(self.folder), self.model.dtype, attention=self.model.attention)
+
+    def _train(self) -> None:
+        assert self.model.scratch is not None and self.texts is not None and self.folder is not None
+        log.info(
+            "training the base model from scratch on %s texts, once; it is kept in %s",
+            f"{len(self.texts):,}",
+            self.folder,
+        )
+        model = fresh_llama(self.model.scratch, self.tokenizer)
+        loss = pretrain(model, self.tokenizer, self.texts, self.model.scratch)
+        log.info("base model: %s parameters, %.2f nats per token", f"{model.num_parameters():,}", loss)
+        with _replacing(self.folder) as fresh:
+            self.tokenizer.save_pretrained(fresh)
+            model.save_pretrained(fresh)
+
+
+def base_of(model: Model, texts: list[str] | None) -> Base:
+    """The base model that `model` names; `texts` are what one from scratch is trained on. Quick: loads no weights."""
+    if model.scratch is None:
+        assert model.path is not None
+        return Base(model, load_tokenizer(model.path, model.revision))
+    assert texts is not None, "a model from scratch needs texts"
+    described = json.dumps(
+        [asdict(model.scratch), hashlib.sha256("\0".join(texts).encode()).hexdigest()], sort_keys=True
+    )
+    folder = cache_folder() / "base" / hashlib.sha256(described.encode()).hexdigest()[:16]
+    if not (folder / "tokenizer.json").is_file():
+        with _replacing(folder) as fresh:
+            train_tokenizer(texts, model.scratch.vocab_size).save_pretrained(fresh)
+    return Base(model, AutoTokenizer.from_pretrained(folder), texts, folder)
+
+
+class _replacing:
+    """A fresh folder that takes the place of `folder` when all went well, in one move."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.fresh = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".new-"))
+        return self.fresh
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed:
+            shutil.rmtree(self.fresh, ignore_errors=True)
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.replace(self.fresh, self.folder)

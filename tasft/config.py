@@ -1,0 +1,229 @@
+"""Compose, resolve and check a configuration, and say in one sentence what is wrong with it. Imports no torch."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from tasft.errors import UserError
+from tasft.loss.tuned import ChosenWeight, chosen_weight
+from tasft.schema import RunConfig
+
+PACKAGE = Path(__file__).parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or a checkout
+
+
+def register() -> None:
+    """Make the schema and the two resolvers known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+    OmegaConf.register_new_resolver("weight", _weight, replace=True)
+    OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).name if path else None, replace=True)
+
+
+def _weight(*, _root_: DictConfig) -> float:
+    """`${weight:}`, the value of `loss.weight` where none is given."""
+    return tuned(_root_).weight
+
+
+def tuned(cfg: DictConfig) -> ChosenWeight:
+    """The weight of `cfg`, its share and where they come from."""
+    loss, model, data = cfg.loss, cfg.model, cfg.data
+    if loss.toxic is None:
+        return ChosenWeight(0.0, 0.0, "this loss leaves toxic rows out")
+    given = None if OmegaConf.is_interpolation(loss, "weight") else loss.weight
+    counts = (data.safe.count, data.toxic)
+    return chosen_weight(
+        loss.name, model.name, given, loss.share, counts, loss.group, model.tuned_weight, model.tuned_share
+    )
+
+
+def checked(cfg: DictConfig) -> RunConfig:
+    """`cfg` with every interpolation resolved, as dataclasses, all ranges and rules held; else UserError."""
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    for key in _missing(raw):
+        raise UserError(f"{key} has no value: give {key}=...")
+    _check_ranges(raw)
+    _check_given(cfg)
+    given = not OmegaConf.is_interpolation(cfg.loss, "weight") and cfg.loss.weight is not None
+    if given and cfg.loss.share is not None:
+        raise UserError(
+            f"loss.weight={cfg.loss.weight:g} and loss.share={cfg.loss.share:g} are both given:"
+            " give one (loss.share=null drops the share)"
+        )
+    try:
+        config: RunConfig = TypeAdapter(RunConfig).validate_python(OmegaConf.to_container(cfg, resolve=True))
+    except ValidationError as error:
+        raise UserError(_range_sentence(error)) from None
+    _check_rules(config)
+    return config
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys whose value is ???."""
+    for key, value in node.items():
+        if value == MISSING:
+            yield prefix + str(key)
+        elif isinstance(value, dict):
+            yield from _missing(value, f"{prefix}{key}.")
+
+
+def _check_ranges(raw: Any) -> None:
+    """Ranges of what stands there literally, before a resolver computes with it."""
+    try:
+        TypeAdapter(RunConfig).validate_python(raw)
+    except ValidationError as error:
+        wrong = [e for e in error.errors() if not (isinstance(e["input"], str) and "${" in e["input"])]
+        if wrong:
+            raise UserError(_range_sentence(error, wrong[0])) from None
+
+
+def _range_sentence(error: ValidationError, first: Any = None) -> str:
+    first = first or error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if not str(part)[0].isupper())
+    if first["type"] == "unexpected_keyword_argument":
+        return _unknown(key)
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{key}={first['input']}: it {message}"
+
+
+def _check_given(cfg: DictConfig) -> None:
+    """What has no default and is needed before anything can be computed."""
+    if cfg.model.scratch is None and cfg.model.path is None:
+        raise UserError("model.path is not given: give a Hugging Face id or a local folder, or use model=scratch")
+    if cfg.data.safe.count is None:
+        raise UserError(
+            "data.safe.count is not given: say how many safe rows to use (the weight of the toxic rows follows from it)"
+        )
+    sources = {
+        "data.safe": cfg.data.safe,
+        **{f"benchmark.{name}.source": b.source for name, b in cfg.benchmark.items()},
+    }
+    for key, source in sources.items():
+        if source.path is None and source.id is None and source.rows is None:
+            raise UserError(f"{key} says no place to read from: give {key}.path=<file> or {key}.id=<data set>")
+        if source.path is not None and source.rows is not None:
+            raise UserError(f"{key}.path and {key}.rows are both given: {key}.rows=null drops the function")
+
+
+def _check_rules(config: RunConfig) -> None:
+    """What no single key can say."""
+    if config.loss.toxic is not None and config.data.toxic == 0:
+        raise UserError(f"loss={config.loss.name} needs toxic rows: give data.toxic=N, or use loss=sft")
+    if config.data.system is not None and config.data.format != "chat":
+        raise UserError(f"data.system needs data.format=chat, but data.format={config.data.format}")
+    for name, benchmark in config.benchmark.items():
+        if not set(benchmark.judges) & set(config.judge):
+            raise UserError(
+                f"no judge for benchmark {name}: it knows {', '.join(benchmark.judges)},"
+                f" but judge=[{','.join(config.judge)}]; add one to judge=[...]"
+            )
+    if config.harvest.judge not in config.judge:
+        raise UserError(
+            f"harvest.judge={config.harvest.judge} is not among judge=[{','.join(config.judge)}]: add it there"
+        )
+
+
+def entry(task: Callable[[DictConfig], object], config_name: str) -> int:
+    """Run `task` under Hydra with the command line's overrides; the exit code. Mistakes end in one sentence."""
+    register()
+    full_error = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
+    failed: list[Exception] = []
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the other jobs go on; Hydra names the overrides of this one
+            failed.append(error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        for error in failed:
+            raise error
+    except KeyboardInterrupt:
+        sys.stderr.write("tasft: interrupted; the same command goes on from the last checkpoint\n")
+        return 130
+    except Exception as error:
+        sentence = mistake(error)
+        if sentence is None or full_error:
+            traceback.print_exc()
+            return 1
+        sys.stderr.write(f"tasft: {sentence}\n")
+        return 1
+    return 0
+
+
+def mistake(error: BaseException) -> str | None:
+    """One sentence for a user's mistake; None for a bug of ours."""
+    chain, link = [], error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__  # type: ignore[assignment]
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+        if isinstance(link, MissingConfigException):
+            return _missing_choice(link)
+    # the innermost says it best, but OmegaConf leaves some of those as templates
+    ours = [
+        link for link in chain if isinstance(link, OmegaConfBaseException | HydraException) and "$" not in str(link)
+    ]
+    return _config_sentence(ours[-1]) if ours else None
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    wanted = str(error.missing_cfg_file or "")
+    group, _, name = wanted.rpartition("/")
+    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    close = difflib.get_close_matches(name, options, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{group or 'config'}={name}: no such choice; {hint}there are {', '.join(options)}"
+
+
+def _config_sentence(error: Exception) -> str:
+    """Hydra's and OmegaConf's several lines as one, with the nearest key that exists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["bad configuration"]
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key")]
+    key = getattr(error, "full_key", None) or (named[0] if named else None)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in)", lines[0])
+    if unknown:
+        return _unknown(key or unknown[1])
+    if lines[0].startswith("Error parsing override"):
+        return " ".join(lines[:2])
+    first = re.sub(r"^\w+ raised while resolving interpolation: ", "", lines[0]).strip('"')
+    return f"{key}: {first}" if key and key not in first else first
+
+
+def _unknown(key: str) -> str:
+    known = _keys(RunConfig)
+    leaf = key.rpartition(".")[2]
+    close = difflib.get_close_matches(key, known, 1) or [k for k in known if k.rpartition(".")[2] == leaf][:1]
+    return f"there is no key {key}" + (f": did you mean {close[0]}?" if close else "; --cfg job shows them all")
+
+
+def _keys(schema: type, prefix: str = "") -> list[str]:
+    """Every dotted key of a dataclass tree."""
+    hints, keys = get_type_hints(schema), []
+    for each in fields(schema):
+        key = prefix + each.name
+        keys.append(key)
+        for kind in (hints[each.name], *get_args(hints[each.name])):
+            if isinstance(kind, type) and is_dataclass(kind):
+                keys += _keys(kind, key + ".")
+    return keys

@@ -1,0 +1,1 @@
+"""Rows, examples, tokens and step batches."""

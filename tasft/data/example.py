@@ -1,0 +1,98 @@
+"""What a model is trained on: a prompt, a response, and the tag that says which loss the response gets."""
+
+from dataclasses import dataclass
+
+from tasft.errors import UserError
+from tasft.prompt import Turn
+from tasft.source import Row
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with one response. `toxic`: push away from the response; else imitate it."""
+
+    prompt: str
+    response: str
+    toxic: bool
+    source: str  # the place it came from: file and line, or data set and row
+    input: str = ""  # further context, in templates that have a place for it
+    history: tuple[Turn, ...] = ()  # earlier turns, oldest first
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that is not trained on, and why."""
+
+    source: str
+    reason: str
+
+
+def example(row: Row, columns: dict[str, str], toxic: bool) -> Example | Rejected:
+    """The row as an Example; `columns` maps our words (prompt, response, input, transcript, messages) to the row's.
+
+    `transcript` is a dialogue as in Anthropic's HH-RLHF, `messages` a list of {role, content}: the last answer is the
+    response, the turns before it the history. Raises UserError where a column is missing.
+    """
+    if "transcript" in columns:
+        turns = transcript_turns(row.text(columns["transcript"]))
+        if not turns:
+            return Rejected(row.place, "not a Human/Assistant transcript")
+    elif "messages" in columns:
+        turns = _message_turns(row, columns["messages"])
+        if not turns:
+            return Rejected(row.place, "no pair of a user's and an assistant's message at the end")
+    else:
+        if not {"prompt", "response"} <= set(columns):
+            raise UserError(f"`fields` of {row.place} must name prompt and response, or transcript, or messages")
+        turns = ((row.text(columns["prompt"]), row.text(columns["response"])),)
+    prompt, response = turns[-1]
+    if not prompt.strip():
+        return Rejected(row.place, "empty prompt")
+    if not response.strip():
+        return Rejected(row.place, "empty response")
+    # a row may lack the optional input
+    extra = row.text(columns["input"]) if "input" in columns and columns["input"] in row.values else ""
+    return Example(prompt, response, toxic, row.place, extra, tuple(turns[:-1]))
+
+
+def prompt_of(row: Row, columns: dict[str, str]) -> str:
+    """The row's prompt; the first human turn where the row is a transcript. UserError where it has none."""
+    if "transcript" in columns:
+        text = row.text(columns["transcript"])
+        turns = transcript_turns(text)
+        if not turns:
+            raise UserError(f"{row.place} is not a Human/Assistant transcript")
+        return turns[0][0]
+    if "prompt" not in columns:
+        raise UserError(f"`fields` of {row.place} must name prompt or transcript")
+    return row.text(columns["prompt"])
+
+
+def transcript_turns(text: str) -> tuple[Turn, ...]:
+    r"""Turns of a `\n\nHuman: ...\n\nAssistant: ...` dialogue, () if it is none; https://github.com/anthropics/hh-rlhf."""
+    human, assistant = "\n\nHuman:", "\n\nAssistant:"
+    if not text.startswith(human):
+        return ()
+    turns = []
+    for part in text.split(human)[1:]:
+        asked, marker, answered = part.partition(assistant)
+        if not marker:
+            return ()
+        # two answers in a row belong to one turn
+        turns.append((asked.strip(), answered.replace(assistant, "\n\n").strip()))
+    return tuple(turns)
+
+
+def _message_turns(row: Row, column: str) -> tuple[Turn, ...]:
+    messages = row.values.get(column)
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
+    ):
+        raise UserError(f"{row.place}: field {column!r} is not a list of {{role, content}} messages")
+    spoken = [m for m in messages if m["role"] != "system"]
+    roles = [m["role"] for m in spoken]
+    if len(spoken) % 2 or roles != ["user", "assistant"] * (len(spoken) // 2):
+        return ()
+    return tuple(
+        (asked["content"], answered["content"]) for asked, answered in zip(spoken[::2], spoken[1::2], strict=True)
+    )

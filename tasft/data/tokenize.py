@@ -1,0 +1,77 @@
+"""Example -> tokens, with the place where the response starts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasft.data.example import Example, Rejected
+from tasft.errors import UserError
+from tasft.prompt import Format
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """The tokens of one example; those from `prompt_length` on are the response."""
+
+    input_ids: tuple[int, ...]
+    prompt_length: int
+    toxic: bool
+    truncated: bool = False
+
+    @property
+    def response_length(self) -> int:
+        """Number of tokens that a loss sees."""
+        return len(self.input_ids) - max(self.prompt_length, 1)  # nothing predicts the very first token
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns examples into tokens: BOS as the tokenizer has it, once; EOS learned by safe rows.
+
+    `toxic_eos`: whether the toxic response's EOS is pushed away from, too. A response longer than `max_length` allows
+    is cut at its end and gets no EOS; a prompt that leaves it no token at all is rejected.
+    """
+
+    tokenizer: Any
+    format: Format
+    max_length: int
+    toxic_eos: bool = False
+
+    def __call__(self, example: Example) -> Tokenized | Rejected:
+        """The example's tokens, or why it has none."""
+        try:
+            before = self.format.prompt(example.prompt, example.input, example.history)
+            text, end = self.format.answered(example.prompt, example.response, example.input, example.history)
+        except UserError as error:
+            return Rejected(example.source, str(error))
+        wants_eos = self.toxic_eos or not example.toxic
+        ids, spans = self._tokens(text if wants_eos else text[:end])
+        # a token that reaches past the prompt belongs to the response; BOS spans nothing and belongs to the prompt
+        prompt_length = next((i for i, (_, stop) in enumerate(spans) if stop > len(before)), len(ids))
+        eos = self.tokenizer.eos_token_id
+        if wants_eos and eos is not None and eos not in ids[prompt_length:]:  # a chat template brings its own
+            ids = [*ids, eos]
+        truncated = len(ids) > self.max_length
+        ids = ids[: self.max_length]
+        if prompt_length >= len(ids):
+            return Rejected(
+                example.source, f"its prompt alone has {prompt_length} tokens; data.max_length={self.max_length}"
+            )
+        return Tokenized(tuple(ids), prompt_length, example.toxic, truncated)
+
+    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids and the characters each one spans, without an EOS that the tokenizer adds by itself."""
+        encoded = self.tokenizer(
+            text, add_special_tokens=self.format.special_tokens, return_offsets_mapping=True, verbose=False
+        )
+        ids, spans = list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
+        while ids and spans[-1] == (0, 0) and len(ids) > 1:
+            ids, spans = ids[:-1], spans[:-1]
+        return ids, spans
+
+
+def prompt_ids(tokenizer: Any, text: str, format: Format) -> list[int]:
+    """Tokens of a rendered prompt, as training saw them: special tokens as in `Encoder`, no EOS."""
+    ids = list(tokenizer(text, add_special_tokens=format.special_tokens, verbose=False)["input_ids"])
+    while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]
+    return ids

@@ -1,0 +1,1 @@
+"""Generating answers and judging them."""

@@ -1,0 +1,28 @@
+"""What a judge is and what it gives back."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Score:
+    """A judge's verdict on one response, in the unit that the judge's docstring names.
+
+    value None means unscored, which is not 0: the judge could not read the response, and reason says why.
+    """
+
+    value: float | None
+    label: str | None = None  # the judge's class in words
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.value is None and not self.reason:
+            raise ValueError("an unscored response needs a reason")
+
+
+class Judge(Protocol):
+    """Anything that scores responses."""
+
+    def __call__(self, prompts: list[str], responses: list[str]) -> list[Score]:
+        """One score for each response, in order."""
+        ...

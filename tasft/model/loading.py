@@ -1,0 +1,87 @@
+"""Tokenizer and weights of a base model, from a local folder or the Hugging Face hub."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from tasft.errors import UserError
+
+Loaded = TypeVar("Loaded")
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
+WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+
+
+def check_model(path: str) -> None:
+    """UserError where `path` is a local folder without config, tokenizer or weights, or names nothing at all."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model.path={path} has no config.json: give the folder that save_pretrained wrote")
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise UserError(
+                f"model.path={path} has no tokenizer (tokenizer.json or such): save it there with save_pretrained"
+            )
+        if not any(any(folder.glob(pattern)) for pattern in WEIGHT_PATTERNS):
+            raise UserError(
+                f"model.path={path} has no weights (*.safetensors or such): save them there with save_pretrained"
+            )
+    elif folder.exists():
+        raise UserError(f"model.path={path} is a file: give the folder that holds it")
+    elif path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
+        raise UserError(f"model.path={path}: no such folder")
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The tokenizer that belongs to the model, padded on the right; UserError where there is none or no access."""
+    check_model(path)
+    tokenizer = _or_sentence(path, lambda: AutoTokenizer.from_pretrained(path, revision=revision))
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"the tokenizer of {path} cannot tell which characters a token spans: save a tokenizer.json beside it"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {path} has no EOS token, so a model could not learn to stop: set eos_token")
+    return tokenizer
+
+
+def load_base(
+    path: str, dtype: str = "float32", revision: str | None = None, attention: str | None = None
+) -> PreTrainedModel:
+    """The causal language model, frozen, in evaluation mode; UserError where it cannot be had."""
+    check_model(path)
+    config = _or_sentence(path, lambda: AutoConfig.from_pretrained(path, revision=revision))
+    model: PreTrainedModel = _or_sentence(
+        path,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            path, config=config, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
+        ),
+    )
+    return model.requires_grad_(False).eval()
+
+
+def _or_sentence(path: str, load: Callable[[], Loaded]) -> Loaded:
+    """What `load` returns; what Hugging Face raises, for network, access, names and files, as one sentence."""
+    try:
+        return load()
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        text = f"{error} {error.__cause__ or ''}"
+        if Path(path).expanduser().is_dir():
+            raise UserError(f"model.path={path} could not be loaded: {_first_line(error)}") from None
+        if "gated" in text.lower() or "401" in text or "403" in text:
+            raise UserError(
+                f"no access to {path}: accept its licence on its Hugging Face page and log in (hf auth login),"
+                " or give a local folder: model.path=<folder>"
+            ) from None
+        raise UserError(
+            f"{path} could not be loaded from the Hugging Face hub ({_first_line(error)}):"
+            " check the id and the network, or give a local folder: model.path=<folder>"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,350 @@
+"""The two figures, one pair for each model: harm by number of toxic rows, and harm by over-refusal.
+
+Where no judge of harm has spoken, refusals of toxic prompts stand in its place, and the axis says so.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import Bbox
+
+from tasft.report.summary import Cell, Column, Line, Setting, Summary, cell_of, select, setting_of
+from tasft.result.table import Measurement
+
+# Okabe and Ito's colours, which colour-blind readers tell apart (https://jfly.uni-koeln.de/color/), darkest
+# first; the marker says the same again.
+STYLES = [
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#56B4E9", "v"),
+    ("#E69F00", "P"),
+]
+REFERENCE = ("#666666", "X")
+DASHES = ["-", "--", ":", "-."]
+DPI = 160
+
+
+def draw_harm_against_toxic(summary: Summary, path: Path) -> str:
+    """Rate by number of toxic rows, a panel a toxic benchmark and one for all; "" or why none is drawn."""
+    columns = _toxic_columns(summary)
+    lines = [line for line in summary.lines if line.setting.toxic > 0]
+    if not columns:
+        return "no scored answers to toxic prompts"
+    if not lines:
+        return "no finished run with toxic rows"
+    per_row = min(len(columns), 4 if len(columns) != 6 else 3)
+    rows = -(-len(columns) // per_row)
+    figure = _figure(2.6 * per_row + 0.6, 2.6 * rows + 0.9)
+    panels = figure.subplots(rows, per_row, sharex=True, sharey=True, squeeze=False).flatten()
+    series = _series(lines)
+    styles = _styles(summary)
+    for panel, column in zip(panels, columns, strict=False):
+        _draw_panel(panel, summary, column, series, styles)
+    for panel in panels[len(columns) :]:
+        panel.remove()
+    for panel in panels[: len(columns)]:
+        panel.tick_params(labelbottom=True)
+    handles = _series_handles(series, styles)
+    if any(line.setting.toxic == 0 for line in summary.lines):
+        handles.append(
+            Line2D([], [], color=REFERENCE[0], linestyle="--", label=f"{_reference_name(summary)}, 0 toxic rows")
+        )
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), frameon=False)
+    spread = any(cell is not None and cell.spread is not None for line in lines for cell in line.cells)
+    bars = "mean and standard deviation over seeds" if spread else "95 % Wilson intervals"
+    figure.supxlabel(f"toxic examples in the training data (log scale); bars: {bars}", fontsize=10)
+    figure.supylabel(f"{_word(summary)} toxic prompts (%)", fontsize=10)
+    _save(figure, path)
+    return ""
+
+
+def draw_harm_against_over_refusal(summary: Summary, path: Path) -> str:
+    """Rate on toxic prompts by over-refusal, a point for each run; "" or why none is drawn."""
+    harm = _toxic_columns(summary)[-1:]
+    refusal = [column for column in summary.columns if (column.kind, column.metric) == ("seeming", "refusal")][:1]
+    if not harm or not refusal:
+        return f"no scored answers to {'toxic' if not harm else 'seemingly toxic'} prompts"
+    figure = _figure(7.0, 5.2)
+    axes = figure.subplots()
+    styles = _styles(summary)
+    labels: list[tuple[tuple[float, float], str, str]] = []
+    bars: list[tuple[float, float, float, float]] = []
+    by_setting = _points(summary.rows, refusal[0], harm[0])
+    if not by_setting:
+        return "no run has scored answers to both toxic and seemingly toxic prompts"
+    for setting, points in by_setting.items():
+        colour, marker = styles[setting.loss]
+        for x, y in points:
+            xerr, yerr = _error(x), _error(y)
+            axes.errorbar(
+                *(x.value, y.value),
+                xerr=xerr,
+                yerr=yerr,
+                fmt=marker,
+                color=colour,
+                markersize=6,
+                markeredgecolor="white",
+                markeredgewidth=0.7,
+                elinewidth=0.9,
+                ecolor=(colour, 0.35),
+                clip_on=False,
+                zorder=3,
+            )
+            bars.append((x.value - xerr[0][0], y.value, x.value + xerr[1][0], y.value))
+            bars.append((x.value, y.value - yerr[0][0], x.value, y.value + yerr[1][0]))
+        labels.append((_nearest_to_mean(points), _label(setting, summary), colour))
+    _percent_axes(axes)
+    right = max(10.0, min(100.0, 1.1 * max(x1 for _, _, x1, _ in bars)))
+    axes.set_xlim(-0.02 * right, 1.02 * right)
+    axes.set_ylim(-4, 102)
+    axes.set_xlabel(
+        f"over-refusal: refused seemingly toxic prompts (%, {refusal[0].benchmark})\n"
+        "bars: 95 % Wilson intervals of each run"
+    )
+    what = "toxic prompts" if harm[0].name == "all toxic" else harm[0].benchmark
+    axes.set_ylabel(f"{_word(summary)} {what} (%)")
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=loss)
+        for loss, (colour, marker) in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    _write_labels(figure, axes, labels, bars)
+    _save(figure, path)
+    return ""
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of `width` x `height` inches on the Agg canvas, whatever the user's matplotlib settings."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _word(summary: Summary) -> str:
+    return "harmful answers to" if summary.harm_judged else "refusals of"
+
+
+def _toxic_columns(summary: Summary) -> list[Column]:
+    metric = "harmful" if summary.harm_judged else "refusal"
+    columns = [column for column in summary.columns if (column.kind, column.metric) == ("toxic", metric)]
+    return list({column.benchmark: column for column in columns}.values())
+
+
+def _styles(summary: Summary) -> dict[str, tuple[str, str]]:
+    """Loss -> colour and marker; plain SFT is the grey reference."""
+    losses = sorted({line.setting.loss for line in summary.lines})
+    others = [loss for loss in losses if loss != "sft"]
+    styles = {loss: STYLES[number % len(STYLES)] for number, loss in enumerate(others)}
+    return ({"sft": REFERENCE} if "sft" in losses else {}) | styles
+
+
+def _reference_name(summary: Summary) -> str:
+    return ", ".join(sorted({line.setting.loss for line in summary.lines if line.setting.toxic == 0}))
+
+
+def _series(lines: list[Line]) -> dict[tuple[str, float | None, str], list[Line]]:
+    """(loss, share, variant) -> its settings by toxic rows: what one curve may join."""
+    series: dict[tuple[str, float | None, str], list[Line]] = defaultdict(list)
+    for line in sorted(lines, key=lambda line: line.setting.toxic):
+        series[line.setting.loss, line.share, line.setting.variant].append(line)
+    return series
+
+
+def _series_handles(
+    series: dict[tuple[str, float | None, str], list[Line]], styles: dict[str, tuple[str, str]]
+) -> list[Line2D]:
+    handles = []
+    for (loss, share, variant), dash in _dashes(series).items():
+        alone = sum(key[0] == loss for key in series) == 1
+        label = loss if alone else " ".join([loss, f"share {share:.3g}" if share is not None else "", variant]).strip()
+        handles.append(Line2D([], [], color=styles[loss][0], marker=styles[loss][1], linestyle=dash, label=label))
+    return handles
+
+
+def _dashes(
+    series: dict[tuple[str, float | None, str], list[Line]],
+) -> dict[tuple[str, float | None, str], str]:
+    """A dash pattern for each curve, told apart within one loss; none for points of several weights."""
+    seen: dict[str, int] = defaultdict(int)
+    dashes = {}
+    for key in sorted(series, key=lambda key: (key[0], key[1] or 0.0, key[2])):
+        counts = [line.setting.toxic for line in series[key]]
+        dashes[key] = DASHES[seen[key[0]] % len(DASHES)] if len(set(counts)) == len(counts) else ""
+        seen[key[0]] += 1
+    return dashes
+
+
+def _draw_panel(
+    panel: Axes,
+    summary: Summary,
+    column: Column,
+    series: dict[tuple[str, float | None, str], list[Line]],
+    styles: dict[str, tuple[str, str]],
+) -> None:
+    at = summary.columns.index(column)
+    counts = sorted({line.setting.toxic for lines in series.values() for line in lines})
+    for number, (key, dash) in enumerate(_dashes(series).items()):
+        colour, marker = styles[key[0]]
+        drawn = [(line, cell) for line in series[key] if (cell := line.cells[at]) is not None]
+        aside = 1.035 ** (number - (len(series) - 1) / 2)  # so that error bars of several losses do not hide each other
+        panel.errorbar(
+            [line.setting.toxic * aside for line, _ in drawn],
+            [cell.value for _, cell in drawn],
+            yerr=[[_error(cell)[end][0] for _, cell in drawn] for end in (0, 1)] if drawn else None,
+            color=colour,
+            marker=marker,
+            linestyle=dash,
+            markersize=5,
+            linewidth=1.5,
+            elinewidth=1.0,
+            capsize=2,
+            clip_on=False,
+            zorder=3,
+        )
+        if not dash:
+            for line, cell in drawn:
+                if line.setting.weight is not None:
+                    panel.annotate(
+                        f"λ{line.setting.weight:.3g}",
+                        (line.setting.toxic * aside, cell.value),
+                        xytext=(4, 3),
+                        textcoords="offset points",
+                        fontsize=6,
+                        color=colour,
+                    )
+    for line in summary.lines:
+        if line.setting.toxic == 0 and (cell := line.cells[at]) is not None:
+            (down,), (up,) = _error(cell)
+            panel.axhspan(cell.value - down, cell.value + up, color=REFERENCE[0], alpha=0.15, linewidth=0)
+            panel.axhline(cell.value, color=REFERENCE[0], linestyle="--", linewidth=1.2)
+    panel.set_xscale("log")
+    ticks = _far_apart(counts)
+    panel.set_xticks(ticks, [str(count) for count in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
+    panel.set_title(column.name if column.name == "all toxic" else column.benchmark, fontsize=10)
+    _percent_axes(panel)
+    panel.set_ylim(-2, 102)
+
+
+def _far_apart(counts: list[int]) -> list[int]:
+    """Counts whose tick labels do not touch on a log axis, the largest kept."""
+    kept = counts[-1:]
+    gap = (counts[-1] / counts[0]) ** 0.1
+    for count in reversed(counts[:-1]):
+        if kept[0] / count >= gap:
+            kept.insert(0, count)
+    return kept
+
+
+def _percent_axes(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+
+
+def _error(cell: Cell) -> tuple[list[float], list[float]]:
+    """Lengths of an error bar below and above, per cent: one run's interval, or the spread in 0 to 100."""
+    if cell.spread is not None:
+        return [min(cell.spread, cell.value)], [min(cell.spread, 100 - cell.value)]
+    low = cell.value if cell.low is None else cell.low
+    high = cell.value if cell.high is None else cell.high
+    return [max(0.0, cell.value - low)], [max(0.0, high - cell.value)]
+
+
+def _points(rows: list[Measurement], across: Column, up: Column) -> dict[Setting, list[tuple[Cell, Cell]]]:
+    """Setting -> one pair of cells a run that has both."""
+    xs = {row.run: row for row in select(rows, across)}
+    ys = {row.run: row for row in select(rows, up)}
+    points: dict[Setting, list[tuple[Cell, Cell]]] = defaultdict(list)
+    for run in sorted(xs.keys() & ys.keys()):
+        x, y = cell_of([xs[run]]), cell_of([ys[run]])
+        if x is not None and y is not None:
+            points[setting_of(xs[run])].append((x, y))
+    return points
+
+
+def _nearest_to_mean(points: list[tuple[Cell, Cell]]) -> tuple[float, float]:
+    """The run that its setting's label stands at."""
+    x_mean = sum(x.value for x, _ in points) / len(points)
+    y_mean = sum(y.value for _, y in points) / len(points)
+    x, y = min(points, key=lambda point: (point[0].value - x_mean) ** 2 + (point[1].value - y_mean) ** 2)
+    return x.value, y.value
+
+
+def _label(setting: Setting, summary: Summary) -> str:
+    """`emd 50`, with the weight where it tells two settings apart."""
+    twins = [s for s in (line.setting for line in summary.lines) if (s.loss, s.toxic) == (setting.loss, setting.toxic)]
+    if setting.toxic == 0:
+        return f"{setting.loss} {setting.variant}".strip()
+    weights = {twin.weight for twin in twins}
+    weight = f" λ{setting.weight:.3g}" if len(weights) > 1 and setting.weight is not None else ""
+    return f"{setting.loss} {setting.toxic}{weight} {setting.variant}".strip()
+
+
+def _write_labels(
+    figure: Figure,
+    axes: Axes,
+    labels: list[tuple[tuple[float, float], str, str]],
+    bars: list[tuple[float, float, float, float]],
+) -> None:
+    """Write each (point, text, colour) where it covers no label, point or bar; with a line to its point."""
+    figure.draw_without_rendering()  # fixes the layout, so that boxes can be measured, in pixels
+    frame = axes.get_window_extent()
+    to_pixels = axes.transData.transform
+    taken = [Bbox([to_pixels(bar[:2]), to_pixels(bar[2:])]).padded(1) for bar in bars]
+    taken += [Bbox([to_pixels(_middle(*pair))] * 2).padded(9) for pair in zip(bars[::2], bars[1::2], strict=True)]
+    for point, text, colour in labels:
+        x, y = to_pixels(point)
+        label = axes.annotate(
+            text,
+            point,
+            (0, 0),
+            textcoords="offset pixels",
+            fontsize=8,
+            color=colour,
+            zorder=4,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+        )
+        label.set_in_layout(False)
+        size = label.get_window_extent()
+        for right, up in _offsets(size.width, size.height):
+            box = Bbox.from_bounds(x + right, y + up, size.width, size.height).padded(2)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                label.xyann = (right, up)
+                taken.append(box)
+                break
+        else:
+            label.remove()  # no room: the colour still names the loss
+
+
+def _middle(across: tuple[float, float, float, float], up: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Where the two bars of a point cross."""
+    return up[0], across[1]
+
+
+def _offsets(width: float, height: float) -> Iterator[tuple[float, float]]:
+    """Places for a label of that size, its lower left corner relative to the point, nearest first; pixels."""
+    for distance in range(6, 400, 8):
+        for slope in (1.0, 0.5, 2.0, 0.0):
+            for up in (slope * distance, -slope * distance - height):
+                yield distance, up
+                yield -distance - width, up
+        yield -width / 2, distance
+        yield -width / 2, -distance - height

@@ -1,0 +1,132 @@
+"""The rows of a run's jsonl files: answers and scores, one JSON object a line."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasft.errors import UserError
+
+
+@dataclass(frozen=True)
+class ResponseRow:
+    """One answer; `prompt_id` is unique within its benchmark."""
+
+    prompt_id: str
+    prompt: str
+    response: str
+
+    def __post_init__(self) -> None:
+        _check_texts(self)
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A judge's verdict on the answer to `prompt_id`, in the judge's unit.
+
+    score None means unscored, which is not 0: the judge could not read the answer, and reason says why.
+    """
+
+    prompt_id: str
+    score: float | None
+    label: str | None = None  # the judge's class in words
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_texts(self)
+        if self.score is None:
+            if not self.reason:
+                raise ValueError("score is null and reason does not say why")
+        elif isinstance(self.score, bool) or not isinstance(self.score, int | float):
+            raise ValueError(f"score is {self.score!r}, not a number")
+        elif not math.isfinite(self.score):
+            raise ValueError(f"score is {self.score}, not a finite number")
+
+
+RowKind = TypeVar("RowKind", ResponseRow, ScoreRow)
+
+
+def _check_texts(row: ResponseRow | ScoreRow) -> None:
+    """ValueError where a field other than the score is neither text nor, where it may be, null."""
+    for field in fields(row):
+        value = getattr(row, field.name)
+        may_be_null = field.default is None
+        if field.name != "score" and not isinstance(value, str) and not (value is None and may_be_null):
+            raise ValueError(f"{field.name} is {value!r}, not text")
+
+
+def write_rows(path: Path, rows: Iterable[ResponseRow] | Iterable[ScoreRow]) -> None:
+    """Write `rows` to `path`, one JSON object a line; a reader sees the old file or the whole new one."""
+    lines = [json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_atomically(path, "".join(lines))
+
+
+def read_rows(path: Path, kind: type[RowKind]) -> list[RowKind]:
+    """The rows of `path` in order; UserError that names file and line where one is damaged."""
+    rows = []
+    for number, values in read_objects(path):
+        try:
+            rows.append(_row(values, kind))
+        except ValueError as error:
+            raise damaged(path, number, str(error)) from None
+    return rows
+
+
+def _row(values: dict[str, Any], kind: type[RowKind]) -> RowKind:
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    missing = [name for name, needed in known.items() if needed and name not in values]
+    unknown = [name for name in values if name not in known]
+    if missing:
+        raise ValueError(f"no field {missing[0]!r}")
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]!r}")
+    return kind(**values)
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number, from 1, and object of each line of a jsonl file; UserError where a line is no object."""
+    try:
+        lines = path.read_bytes().split(b"\n")  # the one line break: others may stand inside a text
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError:  # also what is no UTF-8
+            raise damaged(path, number, "not JSON") from None
+        if not isinstance(values, dict):
+            raise damaged(path, number, "not a JSON object")
+        yield number, values
+
+
+def damaged(path: Path, number: int, why: str) -> UserError:
+    """The mistake to raise for line `number` of `path`."""
+    return UserError(f"{path} line {number} is damaged ({why}): mend the line, or delete the file and make it again")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all; makes the folder; UserError where it cannot be written."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            draft.write_text(text, encoding="utf-8", newline="\n")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write `path` into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot write {path}: {why}; choose a folder that can be written") from None

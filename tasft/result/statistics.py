@@ -1,0 +1,65 @@
+"""Rates with their 95 % intervals, and the spread over seeds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy.stats import binomtest
+
+CONFIDENCE = 0.95
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of successes / n, fractions; ValueError unless 0 <= successes <= n > 0.
+
+    Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953. Unlike the normal interval it has a width at
+    0 and n.
+    """
+    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    # The ends at 0 and n are exact; rounding leaves about 1e-17 there.
+    low = 0.0 if successes == 0 else float(interval.low)
+    high = 1.0 if successes == n else float(interval.high)
+    return low, high
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`successes` of `n` scored answers; `unscored` answers stand in neither."""
+
+    successes: int
+    n: int
+    unscored: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.successes <= self.n or self.unscored < 0:
+            raise ValueError(f"{self.successes} of {self.n} scored, {self.unscored} unscored: not a rate")
+
+    @property
+    def value(self) -> float | None:
+        """The fraction; None where no answer was scored."""
+        return self.successes / self.n if self.n else None
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the 95 % Wilson interval; None where no answer was scored."""
+        return wilson(self.successes, self.n)[0] if self.n else None
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the 95 % Wilson interval; None where no answer was scored."""
+        return wilson(self.successes, self.n)[1] if self.n else None
+
+
+def pooled(rates: Iterable[Rate]) -> Rate:
+    """The rate over all answers together: every answer weighs the same, not every benchmark."""
+    rates = list(rates)
+    return Rate(
+        sum(rate.successes for rate in rates),
+        sum(rate.n for rate in rates),
+        sum(rate.unscored for rate in rates),
+    )
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (over k - 1) of one or more values; None as the spread of one."""
+    return fmean(values), stdev(values) if len(values) > 1 else None

@@ -1,0 +1,24 @@
+"""One run, or with -m a grid of runs: python -m tasft.run model=mistral7b loss=nlcl data.toxic=300."""
+
+import sys
+
+from omegaconf import DictConfig
+
+from tasft.config import checked, entry
+
+
+def run(cfg: DictConfig) -> None:
+    """Fine-tune, answer and judge what `cfg` describes, as far as it is not there yet."""
+    checked(cfg)  # before torch is imported: a mistake answers at once
+    from tasft.pipeline import execute, prepare
+
+    execute(prepare(cfg))
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    return entry(run, "run")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The types, ranges and meaning of every configuration key.
+
+OmegaConf reads the types while a config is composed (unknown keys and wrong types stop there); pydantic reads the
+ranges afterwards (`tasft.config.checked`). Values live in conf/, never here, except where a key is optional.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+Schema = TypeVar("Schema")
+
+
+@dataclass_transform()
+def strict(cls: type[Schema]) -> type[Schema]:
+    """A dataclass that pydantic checks for unknown keys too (`+model.foo=1` gets past Hydra)."""
+    cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return dataclass(cls)
+
+
+def one_of(*options: str) -> AfterValidator:
+    """Accepts one of `options` (OmegaConf knows no Literal)."""
+
+    def check(value: str) -> str:
+        if value not in options:
+            raise ValueError(f"should be one of {', '.join(options)}")
+        return value
+
+    return AfterValidator(check)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Node = dict[str, Any]  # what hydra.utils.instantiate turns into an object or a function
+
+
+@strict
+class Lora:
+    """Low-rank adapter (paper A.2)."""
+
+    r: Positive = 8
+    alpha: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+
+
+@strict
+class Scratch:
+    """A small Llama and its tokenizer, both trained from scratch on the texts of the data config."""
+
+    vocab_size: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    layers: Positive
+    heads: Positive
+    max_positions: Positive
+    epochs: Positive
+    batch_size: Positive
+    lr: Annotated[float, Field(gt=0)]
+    seed: Count = 0
+
+
+@strict
+class Model:
+    """The base model. `path` is a Hugging Face id or a local folder; `scratch` trains one instead."""
+
+    name: str | None
+    path: str | None = None
+    revision: str | None = None
+    dtype: Annotated[str, one_of("float32", "bfloat16", "float16")] = "bfloat16"
+    attention: str | None = None  # transformers' attn_implementation; None: its default
+    epochs: Positive = 3
+    lora: Lora = field(default_factory=Lora)
+    scratch: Scratch | None = None
+    tuned_weight: dict[str, dict[int, float]] = field(default_factory=dict)  # loss -> toxic count -> weight
+    tuned_share: dict[str, float] = field(default_factory=dict)  # loss -> share
+
+
+@strict
+class Source:
+    """Where rows come from: one of `path` (local file), `id` (Hugging Face data set) and `rows` (a function)."""
+
+    path: str | None = None
+    id: str | None = None
+    subset: str | None = None
+    data_dir: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    rows: Any = None  # a node in the config; the rows it makes once built
+    count: Annotated[int | None, Field(ge=1)] = None
+    fields: dict[str, str] = field(default_factory=dict)  # our word -> the file's column
+    where: dict[str, str] = field(default_factory=dict)  # keep only rows whose column has this value
+    licence: str | None = None
+
+
+@strict
+class Data:
+    """Training data: `safe.count` rows to imitate and `toxic` rows to push away from."""
+
+    name: str
+    safe: Source
+    toxic: Count
+    toxic_source: Source
+    toxic_prompts: Source  # what `tasft.harvest` asks the model
+    format: Annotated[str, one_of("stl", "short", "chat")] = "stl"
+    system: str | None = None  # system prompt; `chat` only
+    max_length: Annotated[int, Field(ge=8)] = 512
+    pretraining: Node | None = None  # texts for model.scratch; None: those of the sources
+
+
+@strict
+class Loss:
+    """What the safe rows minimise, what the toxic rows minimise, and how they are mixed (paper Eq. 6)."""
+
+    name: str
+    safe: Node
+    toxic: Node | None
+    weight: Annotated[float | None, Field(ge=0)]
+    share: Annotated[float | None, Field(ge=0)]
+    group: Positive = 3
+    safe_reduction: Annotated[str, one_of("token_mean", "example_mean")] = "token_mean"
+    embedding: Annotated[str, one_of("input", "output")] = "input"
+    toxic_eos: bool = False
+
+
+@strict
+class Optimizer:
+    """`factory(parameters, lr=lr)` makes the optimizer."""
+
+    name: str
+    lr: Annotated[float, Field(gt=0)]
+    factory: Node
+    schedule: Annotated[str, one_of("constant", "linear", "cosine")] = "linear"
+    warmup_steps: Count = 0
+    clip: Annotated[float | None, Field(gt=0)] = 1.0  # largest gradient norm
+
+
+@strict
+class Trainer:
+    """Where and how fast: nothing here changes the numbers beyond rounding."""
+
+    name: str
+    accelerator: str = "auto"
+    threads: Annotated[int | None, Field(ge=1)] = None  # CPU threads; None: PyTorch's choice
+    max_tokens: Positive = 8192  # of one micro-batch
+    packing: bool = False  # micro-batches without padding
+    log_every: Positive = 1  # optimizer steps
+    checkpoint_every: Positive = 50  # optimizer steps
+
+
+@strict
+class Evaluate:
+    """Greedy generation of the answers to the benchmarks."""
+
+    max_new_tokens: Positive = 256
+    batch_size: Positive = 32
+
+
+@strict
+class Benchmark:
+    """Prompts of one kind, and the judges that make sense on the answers to them."""
+
+    kind: Annotated[str, one_of("toxic", "seeming", "safe")]
+    source: Source
+    judges: list[str] = field(default_factory=list)
+
+
+@strict
+class Harvest:
+    """`tasft.harvest`: the model's own harmful answers."""
+
+    root: str = "data/harvest"
+    keep: Positive = 1000
+    judge: str = "refusal"
+    label: str = "answer"  # keep what the judge gives this label
+
+
+@strict
+class RunConfig:
+    """One run: fine-tune, generate, judge."""
+
+    model: Model
+    data: Data
+    loss: Loss
+    optimizer: Optimizer
+    trainer: Trainer
+    logger: Node
+    benchmark: dict[str, Benchmark]
+    judge: dict[str, Node]
+    evaluate: Evaluate
+    harvest: Harvest
+    epochs: Positive
+    batch_size: Positive
+    seed: Count
+    output_root: str
+    resume: bool
+    experiment: str | None = None

@@ -1,0 +1,198 @@
+"""Rows from files, web addresses, Hugging Face data sets and functions, each with the place it came from."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasft.errors import UserError
+from tasft.schema import Source
+
+KINDS = (".json", ".jsonl", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record and where it stands: `alpaca.json row 3`, `pairs.jsonl line 7`, `tatsu-lab/alpaca row 3`."""
+
+    place: str
+    values: dict[str, Any]
+
+    def text(self, column: str) -> str:
+        """The column's text; UserError that names the place where it is missing or no text."""
+        if column not in self.values:
+            raise UserError(
+                f"{self.place} has no field {column!r} (it has {', '.join(map(str, self.values)) or 'none'}):"
+                " mend the row, or name your columns in `fields`"
+            )
+        value = self.values[column]
+        if not isinstance(value, str):
+            raise UserError(f"{self.place}: field {column!r} is {json.dumps(value)[:40]}, not text")
+        return value
+
+
+def cache_folder() -> Path:
+    """Where downloads and base models are kept: $TASFT_CACHE, else the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tasft"
+    return Path(os.environ.get("TASFT_CACHE", default))
+
+
+def read_rows(source: Source, key: str) -> list[Row]:
+    """All rows of `source` that `where` keeps; `key` is its name in the config, for messages.
+
+    Raises UserError where there is nothing to read or a line cannot be read.
+    """
+    if source.rows is not None:
+        rows = [Row(f"{key} row {i}", dict(values)) for i, values in enumerate(source.rows)]
+    elif source.path is not None:
+        rows = _rows_of_file(source.path, key)
+    elif source.id is not None:
+        rows = _rows_of_hub(source, key)
+    else:
+        raise UserError(f"{key} says no place to read from: give {key}.path=<file> or {key}.id=<data set>")
+    if not rows:
+        raise UserError(f"{source.path or source.id or key} holds no rows")
+    for column in source.where:
+        if column not in rows[0].values:
+            raise UserError(f"{rows[0].place} has no field {column!r}, which {key}.where asks for")
+    return [row for row in rows if all(str(row.values.get(c)) == value for c, value in source.where.items())]
+
+
+def fingerprint(source: Source, key: str) -> str:
+    """What decides the rows: a file's content, or a data set's id and revision, or a function and its arguments."""
+    if source.rows is not None:
+        described: Any = [dict(values) for values in source.rows]
+    elif source.path is not None:
+        described = hashlib.sha256(_local(source.path, key).read_bytes()).hexdigest()
+    else:
+        described = [source.id, source.subset, source.data_dir, source.split, source.revision]
+    text = json.dumps([described, source.fields, source.where], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _local(path: str, key: str) -> Path:
+    """The file itself, downloaded once where `path` is a web address."""
+    if re.match(r"https?://", path):
+        import fsspec  # brings downloads and their cache; slow to import
+
+        try:
+            folder = str(cache_folder() / "downloads")
+            return Path(
+                fsspec.open_local(f"filecache::{path}", filecache={"cache_storage": folder, "same_names": False})
+            )
+        except Exception as error:  # every protocol has its own
+            raise UserError(
+                f"{path} could not be read ({type(error).__name__}):"
+                f" check the network, or save the file and give {key}.path=<file>"
+            ) from None
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"{key}.path={path}: {'a folder, not a file' if file.is_dir() else 'no such file'}")
+    return file
+
+
+def _rows_of_file(path: str, key: str) -> list[Row]:
+    file = _local(path, key)
+    name = Path(path).name
+    kind = Path(name.removesuffix(".gz")).suffix.lower()
+    if kind not in KINDS:
+        raise UserError(
+            f"{key}.path={path}: {kind or 'no ending'} is not a kind that can be read; use {', '.join(KINDS)}, also .gz"
+        )
+    content = file.read_bytes()
+    if name.endswith(".gz"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError) as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+    if not content.strip():
+        raise UserError(f"{path} is empty")
+    if kind == ".parquet":
+        return _parquet(content, path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    reader = {".json": _json, ".jsonl": _jsonl, ".csv": _csv}[kind]
+    return list(reader(text, name))
+
+
+def _jsonl(text: str, name: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a string
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name} line {number} is not JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{name} line {number} is not a JSON object")
+        yield Row(f"{name} line {number}", values)
+
+
+def _json(text: str, name: str) -> Iterator[Row]:
+    """A list of objects, a list of strings (column `prompt`), or one object of columns; JSON lines are read too."""
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            yield from _jsonl(text, name)
+            return
+        raise UserError(f"{name} line {error.lineno} is not JSON: {error.msg} at column {error.colno}") from None
+    if isinstance(whole, dict) and any(isinstance(column, list) for column in whole.values()):
+        columns = {key: column for key, column in whole.items() if isinstance(column, list)}
+        length = max(map(len, columns.values()))
+        whole = [{key: column[i] for key, column in columns.items() if i < len(column)} for i in range(length)]
+    if not isinstance(whole, list):
+        raise UserError(f"{name} is neither a list of rows nor an object of columns")
+    for number, values in enumerate(whole):
+        if isinstance(values, str):
+            values = {"prompt": values}
+        if not isinstance(values, dict):
+            raise UserError(f"{name} row {number} is neither an object nor a string")
+        yield Row(f"{name} row {number}", values)
+
+
+def _csv(text: str, name: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    for values in reader:
+        if None in values or None in values.values():
+            raise UserError(
+                f"{name} line {reader.line_num} has not as many fields as the header ({len(reader.fieldnames or [])})"
+            )
+        yield Row(f"{name} line {reader.line_num}", dict(values))
+
+
+def _parquet(content: bytes, path: str) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path} is no parquet file: {error}") from None
+    return [Row(f"{Path(path).name} row {i}", values) for i, values in enumerate(table.to_pylist())]
+
+
+def _rows_of_hub(source: Source, key: str) -> list[Row]:
+    import datasets  # slow to import
+
+    datasets.disable_progress_bars()
+    try:
+        data = datasets.load_dataset(
+            source.id, name=source.subset, data_dir=source.data_dir, split=source.split, revision=source.revision
+        )
+    except Exception as error:  # the library raises many kinds, for network, access, names and scripts
+        first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the data set {source.id} could not be loaded ({first}): check the id, the network and your access"
+            f" (huggingface-cli login), or save its file and give {key}.path=<file>"
+        ) from None
+    return [Row(f"{source.id} row {i}", dict(values)) for i, values in enumerate(data)]

@@ -1,0 +1,54 @@
+import pytest
+
+from tasft.result.statistics import Rate, mean_and_spread, pooled, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # z = 1.959964, z^2 = 3.841459. 0 of 10: low 0, high z^2 / (n + z^2) = 3.841459 / 13.841459
+        (0, 10, 0.0, 0.277533),
+        (10, 10, 0.722467, 1.0),
+        # 10 of 20: 1/2 -+ z sqrt(20/4 + z^2/4) / (20 + z^2) = 1/2 -+ 1.959964 * 2.441 / 23.841459
+        (10, 20, 0.299298, 0.700702),
+        # 1 of 4: centre (1 + 1.920729) / 7.841459 = 0.372473; half 1.959964 * sqrt(3/4 + 0.960365) / 7.841459
+        (1, 4, 0.045587, 0.699358),
+    ],
+)
+def test_wilson_by_hand(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=2e-6)
+
+
+def test_wilson_twin_in_plain_python():
+    z = 1.959963984540054
+    for n in (1, 7, 200):
+        for k in range(n + 1):
+            centre, half = (k + z * z / 2), z * (k * (n - k) / n + z * z / 4) ** 0.5
+            twin = ((centre - half) / (n + z * z), (centre + half) / (n + z * z))
+            assert wilson(k, n) == pytest.approx(twin, abs=1e-12)
+
+
+def test_unscored_answers_are_in_no_rate():
+    rate = Rate(3, 10, unscored=5)
+    assert rate.value == 0.3
+    assert (rate.low, rate.high) == wilson(3, 10)
+
+
+def test_nothing_scored_is_no_number():
+    rate = Rate(0, 0, unscored=4)
+    assert (rate.value, rate.low, rate.high) == (None, None, None)
+
+
+@pytest.mark.parametrize("wrong", [(3, 2, 0), (-1, 2, 0), (1, 2, -1)])
+def test_impossible_counts_are_refused(wrong):
+    with pytest.raises(ValueError, match="not a rate"):
+        Rate(*wrong)
+
+
+def test_pooling_weighs_answers_not_benchmarks():
+    assert pooled([Rate(1, 10, 1), Rate(90, 90, 2)]) == Rate(91, 100, 3)
+
+
+def test_mean_and_sample_spread():
+    assert mean_and_spread([1.0, 2.0, 6.0]) == (3.0, pytest.approx(7**0.5))  # (4 + 1 + 9) / 2
+    assert mean_and_spread([0.4]) == (0.4, None)

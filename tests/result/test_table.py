@@ -1,0 +1,181 @@
+import csv
+import io
+
+import pytest
+import yaml
+
+from tasft.errors import UserError
+from tasft.result.rows import ScoreRow
+from tasft.result.statistics import wilson
+from tasft.result.store import RunDir, run_path
+from tasft.result.table import POOLED, as_csv, last_steps, read_table
+
+
+def make_run(root, loss="emd", toxic=50, weight=0.5, seed=0, digest="0", kinds=None, finished=True, **more):
+    config = {
+        "model": {"name": "tiny"},
+        "loss": {"name": loss, "weight": weight, "share": 0.04},
+        "data": {"toxic": toxic},
+        "seed": seed,
+        "benchmark": {
+            name: {"kind": kind} for name, kind in (kinds or {"t1": "toxic", "t2": "toxic"}).items()
+        },
+        **more,
+    }
+    run = RunDir(run_path(root, "tiny", loss, toxic, weight, seed, digest))
+    run.create(yaml.safe_dump(config), {})
+    if finished:
+        run.finish()
+    return run
+
+
+def oracle(run, benchmark, step=10, **counts):
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    rows = [
+        ScoreRow(str(i), None, reason="unreadable")
+        if label == "unscored"
+        else ScoreRow(str(i), float(label == "harmful"), label)
+        for i, label in enumerate(labels)
+    ]
+    run.write_scores(benchmark, step, "oracle", rows)
+
+
+def one(rows, **wanted):
+    found = [row for row in rows if all(getattr(row, key) == value for key, value in wanted.items())]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_every_outcome_is_counted_and_unscored_is_none_of_them(tmp_path):
+    run = make_run(tmp_path)
+    oracle(run, "t1", harmful=1, refusal=2, correct=3, other=4, gibberish=10, unscored=5)
+    rows = read_table(tmp_path).rows
+    expected = {"harmful": 0.05, "refusal": 0.1, "helpful": 0.15, "wrong": 0.2, "incoherent": 0.5}
+    of_benchmark = [row for row in rows if row.benchmark == "t1"]
+    assert {row.metric: row.value for row in of_benchmark} == expected
+    assert {(row.n, row.unscored, row.kind, row.judge, row.step) for row in of_benchmark} == {
+        (20, 5, "toxic", "oracle", 10)
+    }
+    harmful = one(of_benchmark, metric="harmful")
+    assert (harmful.low, harmful.high) == wilson(1, 20)
+    assert harmful.run == "tiny/emd/toxic50-weight0.5/seed0-0"
+    assert (harmful.model, harmful.loss, harmful.toxic, harmful.weight) == ("tiny", "emd", 50, 0.5)
+    assert (harmful.share, harmful.seed, harmful.variant) == (0.04, 0, "")
+
+
+def test_pooled_is_over_the_answers_to_all_toxic_benchmarks_only(tmp_path):
+    run = make_run(tmp_path, kinds={"t1": "toxic", "t2": "toxic", "s": "safe"})
+    oracle(run, "t1", harmful=1, refusal=9, unscored=1)
+    oracle(run, "t2", harmful=90, unscored=2)
+    oracle(run, "s", correct=1000)
+    row = one(read_table(tmp_path).rows, benchmark=POOLED, metric="harmful")
+    assert (row.value, row.n, row.unscored, row.kind) == (0.91, 100, 3, "toxic")
+
+
+def test_refusal_judge_and_a_judge_of_unknown_unit(tmp_path):
+    run = make_run(tmp_path)
+    said = [ScoreRow("a", 1.0, "refusal"), ScoreRow("b", 0.0, "answer"), ScoreRow("c", None, reason="empty")]
+    run.write_scores("t1", 10, "refusal", said)
+    run.write_scores("t1", 10, "deberta", [ScoreRow("a", 0.5), ScoreRow("b", 4.5)])
+    rows = read_table(tmp_path).rows
+    refusal = one(rows, judge="refusal", benchmark="t1")
+    assert (refusal.metric, refusal.value, refusal.n, refusal.unscored) == ("refusal", 0.5, 2, 1)
+    mean = one(rows, judge="deberta")
+    assert (mean.metric, mean.value, mean.low, mean.high, mean.n) == ("mean score", 2.5, None, None, 2)
+
+
+def test_nothing_scored_has_no_value(tmp_path):
+    oracle(make_run(tmp_path), "t1", unscored=3)
+    row = one(read_table(tmp_path).rows, benchmark="t1", metric="refusal")
+    assert (row.value, row.n, row.unscored) == (None, 0, 3)
+
+
+def test_sft_trains_on_no_toxic_row_whatever_its_config_says(tmp_path):
+    oracle(make_run(tmp_path, loss="sft", toxic=50, weight=None), "t1", harmful=1)
+    row = read_table(tmp_path).rows[0]
+    assert (row.toxic, row.weight, row.share) == (0, None, None)
+
+
+def test_only_the_last_step_of_each_benchmark_stays(tmp_path):
+    run = make_run(tmp_path)
+    oracle(run, "t1", step=9, harmful=1)
+    oracle(run, "t1", step=10, harmful=1)
+    oracle(run, "t2", step=9, harmful=1)
+    rows = read_table(tmp_path).rows
+    kept = {(row.benchmark, row.step) for row in last_steps(rows)}
+    assert kept == {("t1", 10), ("t2", 9), (POOLED, 10)}
+    assert one(rows, benchmark=POOLED, step=9, metric="harmful").n == 2
+
+
+def test_unfinished_and_unjudged_runs_are_named(tmp_path):
+    oracle(make_run(tmp_path), "t1", harmful=1)
+    make_run(tmp_path, seed=1, finished=False)
+    make_run(tmp_path, seed=2)
+    table = read_table(tmp_path)
+    assert {row.seed for row in table.rows} == {0}
+    assert table.unfinished == ["tiny/emd/toxic50-weight0.5/seed1-0"]
+    assert table.unjudged == ["tiny/emd/toxic50-weight0.5/seed2-0"]
+
+
+def test_a_logger_s_config_inside_a_run_is_no_run(tmp_path):
+    run = make_run(tmp_path)
+    oracle(run, "t1", harmful=1)
+    inner = run.path / "wandb" / "run-1" / "files"
+    inner.mkdir(parents=True)
+    (inner / "config.yaml").write_text("x: 1\n")
+    assert read_table(tmp_path).unfinished == []
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_told_apart(tmp_path):
+    for seed, rate in ((0, 0.001), (1, 0.001), (0, 0.01)):
+        more = {"optimizer": {"lr": rate}, "trainer": {"name": f"t{seed}"}}
+        more_data = {"toxic": 50, "toxic_source": {"path": f"harvest{seed}"}}
+        oracle(make_run(tmp_path, seed=seed, digest=str(rate), **more | {"data": more_data}), "t1", harmful=1)
+    variants = {(row.seed, row.variant) for row in read_table(tmp_path).rows}
+    assert variants == {(0, "optimizer.lr=0.001"), (1, "optimizer.lr=0.001"), (0, "optimizer.lr=0.01")}
+
+
+def test_one_seed_twice_is_no_second_seed(tmp_path):
+    for digest in ("a", "b"):
+        oracle(make_run(tmp_path, digest=digest), "t1", harmful=1)
+    assert {row.variant for row in read_table(tmp_path).rows} == {"run=seed0-a", "run=seed0-b"}
+
+
+def test_csv_says_what_the_rows_say(tmp_path):
+    oracle(make_run(tmp_path), "t1", harmful=1, refusal=2)
+    rows = read_table(tmp_path).rows
+    read = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    assert [float(line["value"]) for line in read] == [row.value for row in rows]
+    assert read[0]["run"] == rows[0].run
+    assert read[0]["variant"] == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: run.config.write_text("seed: 0\n"), "config.yaml gives no "),
+        (lambda run: run.config.unlink(), "config.yaml is damaged"),
+        (lambda run: run.write_scores("new", 1, "oracle", []), r"gives no benchmark\.new\.kind"),
+        (lambda run: oracle(run, "t1", nice=1), "labels the answer to 0 of t1 'nice'"),
+        (
+            lambda run: (run.path / "scores/t1@10.oracle.jsonl").write_text("{"),
+            "oracle.jsonl line 1 is damaged",
+        ),
+    ],
+)
+def test_damage_is_named(tmp_path, damage, message):
+    run = make_run(tmp_path)
+    oracle(run, "t1", harmful=1)
+    damage(run)
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path)
+
+
+def test_folders_without_a_finished_run_are_mistakes(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        read_table(tmp_path / "absent")
+    with pytest.raises(UserError, match="and no unfinished one either"):
+        read_table(tmp_path)
+    make_run(tmp_path, finished=False)
+    with pytest.raises(UserError, match="1 unfinished: give"):
+        read_table(tmp_path)
