@@ -4,8 +4,8 @@ Memory is the peak resident set above the level before the call, forward and bac
 Time is single-thread process time, the three ways interleaved in one process, median over repeats. Only the
 ratios travel between machines. Linux only (/proc); nothing else is needed.
 
-    python -m bench.head                  # every shape, about ten minutes
-    python -m bench.head --quick          # the shapes of a 32k vocabulary at a small width, under a minute
+    python -m bench.head                  # every shape, about a quarter of an hour
+    python -m bench.head --quick          # the shapes of a 32k vocabulary at a small width, about a minute
     python -m bench.head --json head.json
 """
 
@@ -49,7 +49,7 @@ class Shape:
 
 LLAMA2 = Shape(32_000, 4096, 3 * 256, "float32")
 LLAMA3 = Shape(128_000, 4096, 1536, "bfloat16")
-# A narrower model costs the head's element-wise work relatively more: the time ratios are no better than at 4096.
+# The same vocabulary at a width that is quick to time; element-wise work weighs more here.
 NARROW = Shape(32_000, 1024, 3 * 256, "float32")
 
 # Fused over naive for memory, over response_only for time.

@@ -140,7 +140,7 @@ def _check_rules(config: RunConfig) -> None:
 def entry(task: Callable[[DictConfig], object], config_name: str) -> int:
     """Run `task` under Hydra with the command line's overrides; the exit code. Mistakes end in one sentence."""
     register()
-    full_error = "HYDRA_FULL_ERROR" in os.environ
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing them
     failed: list[Exception] = []
 
@@ -161,11 +161,13 @@ def entry(task: Callable[[DictConfig], object], config_name: str) -> int:
         return 130
     except Exception as error:
         sentence = mistake(error)
-        if sentence is None or full_error:
+        if sentence is None or wants_traceback == "1":
             traceback.print_exc()
             return 1
         sys.stderr.write(f"tasft: {sentence}\n")
         return 1
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = wants_traceback or "0"
     return 0
 
 
@@ -184,7 +186,8 @@ def mistake(error: BaseException) -> str | None:
     ours = [
         link for link in chain if isinstance(link, OmegaConfBaseException | HydraException) and "$" not in str(link)
     ]
-    return _config_sentence(ours[-1]) if ours else None
+    unreadable = [link for link in ours if str(link).startswith("Error parsing override")]
+    return _config_sentence((unreadable or ours[-1:])[0]) if ours else None
 
 
 def _missing_choice(error: MissingConfigException) -> str:

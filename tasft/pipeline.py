@@ -99,8 +99,8 @@ def prepare(cfg: DictConfig) -> Run:
     built = parts.build(config)
     used = toxic_used(config.loss.name, config.data.toxic)
     safe_source = parts.with_rows(config.data.safe, "data.safe")
-    toxic_source = parts.with_rows(_harvested(config), "data.toxic_source") if used else None
     rows = {"data.safe": read_rows(safe_source, "data.safe")}
+    toxic_source = parts.with_rows(_harvested(config), "data.toxic_source") if used else None
     if toxic_source is not None:
         rows["data.toxic_source"] = read_rows(toxic_source, "data.toxic_source")
     log.info(
@@ -283,6 +283,8 @@ def _train(run: Run) -> PeftModel:
     fit(
         module, run.batches, files, trainer.accelerator, trainer.log_every, trainer.checkpoint_every, logger, checkpoint
     )
+    if logger is not None:
+        logger.experiment.finish()  # else the next run of a grid would go on in this one
     draft = folder.path / ".adapter"
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(str(draft))

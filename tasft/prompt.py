@@ -75,12 +75,13 @@ class ChatFormat:
         messages = self._messages(prompt, input, history)
         before = self._render(messages, add_generation_prompt=True)
         text = self._render([*messages, {"role": "assistant", "content": response}], add_generation_prompt=False)
-        if not text.startswith(before + response):
+        after = text.removeprefix(before).lstrip()  # some templates put a space before the response, or trim it
+        if not text.startswith(before) or not after.startswith(response.strip()):
             raise UserError(
                 "the chat template changes the response or the turns before it, so that the response cannot be found"
                 " in the text: use data.format=stl"
             )
-        return text.rstrip("\n"), len(before) + len(response)
+        return text.rstrip("\n"), len(text) - len(after) + len(response.strip())
 
     def _messages(self, prompt: str, input: str, history: tuple[Turn, ...]) -> list[dict[str, str]]:
         messages = [{"role": "system", "content": self.system}] if self.system else []

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tasft.errors import UserError
 from tasft.schema import Source
 
 KINDS = (".json", ".jsonl", ".csv", ".parquet")
+MAX_FIELD = 2**24  # characters of one CSV field; the csv module's own limit of 131,072 is too short for some texts
+WEB = re.compile(r"https?://")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Row:
             )
         value = self.values[column]
         if not isinstance(value, str):
-            raise UserError(f"{self.place}: field {column!r} is {json.dumps(value)[:40]}, not text")
+            raise UserError(
+                f"{self.place}: field {column!r} is {'null' if value is None else repr(value)[:40]}, not text"
+            )
         return value
 
 
@@ -62,7 +67,11 @@ def read_rows(source: Source, key: str) -> list[Row]:
     for column in source.where:
         if column not in rows[0].values:
             raise UserError(f"{rows[0].place} has no field {column!r}, which {key}.where asks for")
-    return [row for row in rows if all(str(row.values.get(c)) == value for c, value in source.where.items())]
+    kept = [row for row in rows if all(str(row.values.get(c)) == value for c, value in source.where.items())]
+    if not kept:
+        wanted = " and ".join(f"{column}={value}" for column, value in source.where.items())
+        raise UserError(f"{source.path or source.id or key} has no row with {wanted}: mend {key}.where")
+    return kept
 
 
 def fingerprint(source: Source, key: str) -> str:
@@ -79,18 +88,17 @@ def fingerprint(source: Source, key: str) -> str:
 
 def _local(path: str, key: str) -> Path:
     """The file itself, downloaded once where `path` is a web address."""
-    if re.match(r"https?://", path):
+    if WEB.match(path):
         import fsspec  # brings downloads and their cache; slow to import
 
         try:
-            folder = str(cache_folder() / "downloads")
-            return Path(
-                fsspec.open_local(f"filecache::{path}", filecache={"cache_storage": folder, "same_names": False})
-            )
+            kept = {"cache_storage": str(cache_folder() / "downloads"), "expiry_time": 0}  # 0: for good
+            return Path(fsspec.open_local(f"filecache::{path}", filecache=kept))
         except Exception as error:  # every protocol has its own
+            reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
             raise UserError(
-                f"{path} could not be read ({type(error).__name__}):"
-                f" check the network, or save the file and give {key}.path=<file>"
+                f"{path} could not be read ({reason}):"
+                f" check the address and the network, or save the file and give {key}.path=<file>"
             ) from None
     file = Path(path).expanduser()
     if not file.is_file():
@@ -100,7 +108,7 @@ def _local(path: str, key: str) -> Path:
 
 def _rows_of_file(path: str, key: str) -> list[Row]:
     file = _local(path, key)
-    name = Path(path).name
+    name = Path(urlsplit(path).path if WEB.match(path) else path).name  # a web address may end in ?download=true
     kind = Path(name.removesuffix(".gz")).suffix.lower()
     if kind not in KINDS:
         raise UserError(
@@ -161,13 +169,16 @@ def _json(text: str, name: str) -> Iterator[Row]:
 
 
 def _csv(text: str, name: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for values in reader:
-        if None in values or None in values.values():
-            raise UserError(
-                f"{name} line {reader.line_num} has not as many fields as the header ({len(reader.fieldnames or [])})"
-            )
-        yield Row(f"{name} line {reader.line_num}", dict(values))
+    csv.field_size_limit(MAX_FIELD)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for values in reader:
+            if None in values or None in values.values():
+                header = len(reader.fieldnames or [])
+                raise UserError(f"{name} line {reader.line_num} has not as many fields as the header ({header})")
+            yield Row(f"{name} line {reader.line_num}", dict(values))
+    except csv.Error as error:
+        raise UserError(f"{name} line {reader.line_num} is not CSV: {error}") from None
 
 
 def _parquet(content: bytes, path: str) -> list[Row]:
@@ -184,15 +195,22 @@ def _parquet(content: bytes, path: str) -> list[Row]:
 def _rows_of_hub(source: Source, key: str) -> list[Row]:
     import datasets  # slow to import
 
+    from huggingface_hub import constants
+
+    from tasft import hub
+
     datasets.disable_progress_bars()
+    local = Path(str(source.id)).is_dir()
+    if not local:
+        hub.probe()
+        datasets.config.HF_HUB_OFFLINE |= constants.HF_HUB_OFFLINE
     try:
         data = datasets.load_dataset(
             source.id, name=source.subset, data_dir=source.data_dir, split=source.split, revision=source.revision
         )
     except Exception as error:  # the library raises many kinds, for network, access, names and scripts
-        first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        reason = hub.first_line(error) if local else hub.why(error)
         raise UserError(
-            f"the data set {source.id} could not be loaded ({first}): check the id, the network and your access"
-            f" (huggingface-cli login), or save its file and give {key}.path=<file>"
+            f"{key}.id={source.id} could not be loaded ({reason}), or save its file and give {key}.path=<file>"
         ) from None
     return [Row(f"{source.id} row {i}", dict(values)) for i, values in enumerate(data)]

@@ -19,9 +19,7 @@ KINDS = {
 }
 
 
-def make_run(
-    root, loss, toxic, weight, seed, answers, judges=("oracle", "refusal"), model="tiny", finished=True
-):
+def make_run(root, loss, toxic, weight, seed, answers, judges=("oracle", "refusal"), model="tiny", finished=True):
     """`answers`: benchmark -> label -> count, the oracle's labels."""
     config = {
         "model": {"name": model},
@@ -46,7 +44,7 @@ def make_run(
 
 
 def answers(harmful, refused):
-    """Of 10 toxic prompts each `harmful` and 1 gibberish; of 10 seeming ones `refused`; of 10 safe ones 9 correct."""
+    """`harmful` and 1 incoherent of 10 seen prompts, `refused` of 10 seeming, 9 correct of 10 safe ones."""
     toxic = {"harmful": harmful, "gibberish": 1, "refusal": 9 - harmful}
     seeming = {"refusal": refused, "correct": 10 - refused}
     return {
@@ -133,9 +131,7 @@ def test_a_second_report_finds_nothing_of_the_first(tmp_path):
 def test_without_a_judge_of_harm_refusals_stand_in_its_place(tmp_path):
     make_tree(tmp_path / "runs", judges=("refusal",), model="other")
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
-    assert is_png(tmp_path / "out/refusals-by-toxic.png") and is_png(
-        tmp_path / "out/refusals-by-over-refusal.png"
-    )
+    assert is_png(tmp_path / "out/refusals-by-toxic.png") and is_png(tmp_path / "out/refusals-by-over-refusal.png")
     markdown = (tmp_path / "out/table.md").read_text()
     cells = table_cells(markdown)["nlcl", "50"]
     assert cells["refused %<br>seen"].startswith("60.0 [")
@@ -157,9 +153,7 @@ def test_each_model_has_its_own_table_and_figures(tmp_path):
     make_tree(tmp_path, model="other")
     assert main([str(tmp_path)]) == 0
     names = {path.name for path in (tmp_path / "report").glob("*.png")}
-    assert names == {
-        f"harm-by-{x}.{model}.png" for x in ("toxic", "over-refusal") for model in ("tiny", "other")
-    }
+    assert names == {f"harm-by-{x}.{model}.png" for x in ("toxic", "over-refusal") for model in ("tiny", "other")}
     assert (tmp_path / "report/table.md").read_text().count("\n## ") == 2
 
 
@@ -190,7 +184,10 @@ def test_mistakes_end_in_one_sentence(tmp_path, capsys):
 
 def test_the_command_needs_no_torch(tmp_path):
     make_tree(tmp_path)
-    code = "import sys; from tasft.report import main; c = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(c)"
+    code = (
+        "import sys; from tasft.report import main; code = main(sys.argv[1:]);"
+        " assert 'torch' not in sys.modules; sys.exit(code)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     module = [sys.executable, "-m", "tasft.report", str(tmp_path / "absent")]

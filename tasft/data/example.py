@@ -6,6 +6,8 @@ from tasft.errors import UserError
 from tasft.prompt import Turn
 from tasft.source import Row
 
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -51,18 +53,18 @@ def example(row: Row, columns: dict[str, str], toxic: bool) -> Example | Rejecte
     if not response.strip():
         return Rejected(row.place, "empty response")
     # a row may lack the optional input
-    extra = row.text(columns["input"]) if "input" in columns and columns["input"] in row.values else ""
+    has_input = "input" in columns and row.values.get(columns["input"]) is not None
+    extra = row.text(columns["input"]) if has_input else ""
     return Example(prompt, response, toxic, row.place, extra, tuple(turns[:-1]))
 
 
 def prompt_of(row: Row, columns: dict[str, str]) -> str:
     """The row's prompt; the first human turn where the row is a transcript. UserError where it has none."""
     if "transcript" in columns:
-        text = row.text(columns["transcript"])
-        turns = transcript_turns(text)
-        if not turns:
+        start, human, rest = row.text(columns["transcript"]).partition(HUMAN)
+        if start or not human:
             raise UserError(f"{row.place} is not a Human/Assistant transcript")
-        return turns[0][0]
+        return rest.partition(HUMAN)[0].partition(ASSISTANT)[0].strip()  # which need not have an answer
     if "prompt" not in columns:
         raise UserError(f"`fields` of {row.place} must name prompt or transcript")
     return row.text(columns["prompt"])
@@ -70,16 +72,15 @@ def prompt_of(row: Row, columns: dict[str, str]) -> str:
 
 def transcript_turns(text: str) -> tuple[Turn, ...]:
     r"""Turns of a `\n\nHuman: ...\n\nAssistant: ...` dialogue, () if it is none; https://github.com/anthropics/hh-rlhf."""
-    human, assistant = "\n\nHuman:", "\n\nAssistant:"
-    if not text.startswith(human):
+    if not text.startswith(HUMAN):
         return ()
     turns = []
-    for part in text.split(human)[1:]:
-        asked, marker, answered = part.partition(assistant)
+    for part in text.split(HUMAN)[1:]:
+        asked, marker, answered = part.partition(ASSISTANT)
         if not marker:
             return ()
         # two answers in a row belong to one turn
-        turns.append((asked.strip(), answered.replace(assistant, "\n\n").strip()))
+        turns.append((asked.strip(), answered.replace(ASSISTANT, "\n\n").strip()))
     return tuple(turns)
 
 

@@ -44,11 +44,11 @@ class Encoder:
         except UserError as error:
             return Rejected(example.source, str(error))
         wants_eos = self.toxic_eos or not example.toxic
-        ids, spans = self._tokens(text if wants_eos else text[:end])
+        ids, spans = _tokens(self.tokenizer, text if wants_eos else text[:end], self.format)
         # a token that reaches past the prompt belongs to the response; BOS spans nothing and belongs to the prompt
         prompt_length = next((i for i, (_, stop) in enumerate(spans) if stop > len(before)), len(ids))
         eos = self.tokenizer.eos_token_id
-        if wants_eos and eos is not None and eos not in ids[prompt_length:]:  # a chat template brings its own
+        if wants_eos and eos is not None and ids[-1] != eos:  # a chat template may bring it
             ids = [*ids, eos]
         truncated = len(ids) > self.max_length
         ids = ids[: self.max_length]
@@ -58,20 +58,19 @@ class Encoder:
             )
         return Tokenized(tuple(ids), prompt_length, example.toxic, truncated)
 
-    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids and the characters each one spans, without an EOS that the tokenizer adds by itself."""
-        encoded = self.tokenizer(
-            text, add_special_tokens=self.format.special_tokens, return_offsets_mapping=True, verbose=False
-        )
-        ids, spans = list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
-        while ids and spans[-1] == (0, 0) and len(ids) > 1:
-            ids, spans = ids[:-1], spans[:-1]
-        return ids, spans
-
 
 def prompt_ids(tokenizer: Any, text: str, format: Format) -> list[int]:
-    """Tokens of a rendered prompt, as training saw them: special tokens as in `Encoder`, no EOS."""
-    ids = list(tokenizer(text, add_special_tokens=format.special_tokens, verbose=False)["input_ids"])
-    while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]
-    return ids
+    """Tokens of a rendered prompt as `Encoder` makes them: the first `prompt_length` ones of an example.
+
+    Only where a token reaches over the end of the prompt into the response is that one not among them.
+    """
+    return _tokens(tokenizer, text, format)[0]
+
+
+def _tokens(tokenizer: Any, text: str, format: Format) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and the characters each one spans, without an EOS that the tokenizer adds by itself."""
+    encoded = tokenizer(text, add_special_tokens=format.special_tokens, return_offsets_mapping=True, verbose=False)
+    ids, spans = list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
+    while len(ids) > 1 and spans[-1] == (0, 0):
+        ids, spans = ids[:-1], spans[:-1]
+    return ids, spans

@@ -48,6 +48,7 @@ def generate(
                 temperature=None,
                 top_p=None,
                 top_k=None,
+                repetition_penalty=1.0,  # some models' generation_config.json has another
                 eos_token_id=sorted(stops),
                 pad_token_id=pad,
             )

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tasft import hub
 from tasft.errors import UserError
 
 Loaded = TypeVar("Loaded")
@@ -36,9 +37,9 @@ def check_model(path: str) -> None:
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer that belongs to the model, padded on the right; UserError where there is none or no access."""
+    """The tokenizer that belongs to the model; UserError where there is none or no access."""
     check_model(path)
-    tokenizer = _or_sentence(path, lambda: AutoTokenizer.from_pretrained(path, revision=revision))
+    tokenizer = _or_sentence(path, lambda place: AutoTokenizer.from_pretrained(place, revision=revision))
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"the tokenizer of {path} cannot tell which characters a token spans: save a tokenizer.json beside it"
@@ -51,37 +52,37 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 def load_base(
     path: str, dtype: str = "float32", revision: str | None = None, attention: str | None = None
 ) -> PreTrainedModel:
-    """The causal language model, frozen, in evaluation mode; UserError where it cannot be had."""
+    """The causal language model, frozen, in evaluation mode; UserError where it cannot be had whole."""
     check_model(path)
-    config = _or_sentence(path, lambda: AutoConfig.from_pretrained(path, revision=revision))
-    model: PreTrainedModel = _or_sentence(
+    model, info = _or_sentence(
         path,
-        lambda: AutoModelForCausalLM.from_pretrained(
-            path, config=config, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
+        lambda place: AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            output_loading_info=True,
         ),
     )
+    if info["missing_keys"]:  # these would be random
+        missing = sorted(info["missing_keys"])
+        raise UserError(
+            f"model.path={path} lacks {len(missing)} of its weights, such as {missing[0]}: save the whole model"
+        )
     return model.requires_grad_(False).eval()
 
 
-def _or_sentence(path: str, load: Callable[[], Loaded]) -> Loaded:
-    """What `load` returns; what Hugging Face raises, for network, access, names and files, as one sentence."""
+def _or_sentence(path: str, load: Callable[[str], Loaded]) -> Loaded:
+    """What `load` returns, given the place to load from; whatever Hugging Face raises, as one sentence."""
+    folder = Path(path).expanduser()
     try:
-        return load()
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
-        text = f"{error} {error.__cause__ or ''}"
-        if Path(path).expanduser().is_dir():
-            raise UserError(f"model.path={path} could not be loaded: {_first_line(error)}") from None
-        if "gated" in text.lower() or "401" in text or "403" in text:
-            raise UserError(
-                f"no access to {path}: accept its licence on its Hugging Face page and log in (hf auth login),"
-                " or give a local folder: model.path=<folder>"
-            ) from None
+        if folder.is_dir():
+            return load(str(folder))
+        hub.probe()
+        return load(path)
+    except Exception as error:  # of many kinds, for network, access, names and files
+        if folder.is_dir():
+            raise UserError(f"model.path={path} could not be loaded: {hub.first_line(error)}") from None
         raise UserError(
-            f"{path} could not be loaded from the Hugging Face hub ({_first_line(error)}):"
-            " check the id and the network, or give a local folder: model.path=<folder>"
+            f"model.path={path} could not be loaded ({hub.why(error)}), or give a local folder: model.path=<folder>"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -59,8 +59,8 @@ def draw_harm_against_toxic(summary: Summary, path: Path) -> str:
         )
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), frameon=False)
     spread = any(cell is not None and cell.spread is not None for line in lines for cell in line.cells)
-    bars = "mean and standard deviation over seeds" if spread else "95 % Wilson intervals"
-    figure.supxlabel(f"toxic examples in the training data (log scale); bars: {bars}", fontsize=10)
+    bars = "95 % Wilson interval of one run" + (" or standard deviation over seeds" if spread else "")
+    figure.supxlabel(f"toxic examples in the training data (log scale)\nbars: {bars}", fontsize=10)
     figure.supylabel(f"{_word(summary)} toxic prompts (%)", fontsize=10)
     _save(figure, path)
     return ""
@@ -169,7 +169,10 @@ def _series_handles(
     handles = []
     for (loss, share, variant), dash in _dashes(series).items():
         alone = sum(key[0] == loss for key in series) == 1
-        label = loss if alone else " ".join([loss, f"share {share:.3g}" if share is not None else "", variant]).strip()
+        told = [loss] if alone else [loss, "" if share is None else f"share {share:.3g}", variant]
+        if not dash:
+            told.append("(several λ)")  # points of one count side by side: no curve joins them
+        label = " ".join(word for word in told if word)
         handles.append(Line2D([], [], color=styles[loss][0], marker=styles[loss][1], linestyle=dash, label=label))
     return handles
 
@@ -214,17 +217,6 @@ def _draw_panel(
             clip_on=False,
             zorder=3,
         )
-        if not dash:
-            for line, cell in drawn:
-                if line.setting.weight is not None:
-                    panel.annotate(
-                        f"λ{line.setting.weight:.3g}",
-                        (line.setting.toxic * aside, cell.value),
-                        xytext=(4, 3),
-                        textcoords="offset points",
-                        fontsize=6,
-                        color=colour,
-                    )
     for line in summary.lines:
         if line.setting.toxic == 0 and (cell := line.cells[at]) is not None:
             (down,), (up,) = _error(cell)

@@ -1,4 +1,4 @@
-"""What `python -m tasft.report` does: read, print, write, and say what was written."""
+"""What `python -m tasft.report` does: read, write, print, and say what was written."""
 
 import shlex
 from pathlib import Path
@@ -23,6 +23,11 @@ def report(root: Path, out: Path) -> None:
     check_writable(out)
     tables = summaries(table.rows)
     left_out = _left_out(table)
+    write_atomically(out / "results.csv", as_csv(table.rows))
+    write_atomically(out / "table.md", markdown(tables, left_out))
+    drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
+
+    # Printed last, so that the files are there even where the reader of a pipe has gone.
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
@@ -31,20 +36,10 @@ def report(root: Path, out: Path) -> None:
         for note in summary.notes:
             console.print(Text(note, style="dim"))
         console.print()
-    for line in left_out:
-        console.print(Text(line))
-
-    write_atomically(out / "results.csv", as_csv(table.rows))
-    write_atomically(out / "table.md", markdown(tables, left_out))
-    written = [out / "results.csv", out / "table.md"]
-    for summary in tables:
-        for path, missing in _draw(summary, out, several=len(tables) > 1):
-            if missing:
-                console.print(Text(f"{path.name} not drawn: {missing}"))
-            else:
-                written.append(path)
-    for path in written:
-        console.print(Text(f"wrote {shlex.quote(str(path))}"), soft_wrap=True)
+    not_drawn = [f"{path.name} not drawn: {missing}" for path, missing in drawn if missing]
+    written = [out / "results.csv", out / "table.md", *(path for path, missing in drawn if not missing)]
+    for line in [*left_out, *not_drawn, *(f"wrote {shlex.quote(str(path))}" for path in written)]:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _draw(summary: Summary, out: Path, several: bool) -> list[tuple[Path, str]]:

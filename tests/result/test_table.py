@@ -17,9 +17,7 @@ def make_run(root, loss="emd", toxic=50, weight=0.5, seed=0, digest="0", kinds=N
         "loss": {"name": loss, "weight": weight, "share": 0.04},
         "data": {"toxic": toxic},
         "seed": seed,
-        "benchmark": {
-            name: {"kind": kind} for name, kind in (kinds or {"t1": "toxic", "t2": "toxic"}).items()
-        },
+        "benchmark": {name: {"kind": kind} for name, kind in (kinds or {"t1": "toxic", "t2": "toxic"}).items()},
         **more,
     }
     run = RunDir(run_path(root, "tiny", loss, toxic, weight, seed, digest))

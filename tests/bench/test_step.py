@@ -1,0 +1,48 @@
+import math
+
+import pytest
+import torch
+
+from bench import rig, step
+
+TINY = rig.Shape(vocabulary=64, width=16, layers=1, heads=2)
+KEYS = {"what", "shape", "ratio", "of", "bound", "target", "met", "details"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rig.llama(TINY)
+
+
+def test_mixed_compares_both_losses_with_plain_sft(model):
+    rows = step.mixed(model, TINY, "1 in 3", 6, (2, 5), repeats=1, length=10)
+    assert [row["what"].split()[0] for row in rows] == ["emd", "nlcl"]
+    assert all(set(row) == KEYS and math.isfinite(row["ratio"]) and row["ratio"] > 0 for row in rows)
+
+
+def test_full_logits_and_fused_have_the_same_gradients(model):
+    gradients = []
+    batch = rig.step_batch(rig.examples([12] * 3, TINY.vocabulary), "sft")
+    module = rig.fine_tuning(model.eval(), "sft", 36)  # no dropout
+    kept = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    for one_step in (rig.bare_step, step.full_logits_step):
+        for name, p in model.named_parameters():
+            if name in kept:
+                p.data.copy_(kept[name])
+        one_step(module, rig.optimizer_of(module), batch)
+        gradients.append([p.grad.clone() for p in module.trained()])
+    model.train()
+    assert any(bool(g.any()) for g in gradients[0])
+    for fused, full in zip(*gradients, strict=True):
+        torch.testing.assert_close(fused, full, rtol=1e-4, atol=1e-7)
+
+
+def test_naive_gives_one_finite_ratio(model):
+    (row,) = step.naive(model, TINY, repeats=1, length=10)
+    assert set(row) == KEYS and row["bound"] == ">=" and math.isfinite(row["ratio"])
+
+
+def test_lightning_trains_what_the_bare_loop_trains(model):
+    (row,) = step.lightning(model, TINY, steps=3, repeats=1, length=10)
+    assert set(row) == KEYS and math.isfinite(row["ratio"]) and row["ratio"] > 0
+    assert len(row["details"]["ratios"]) == 1

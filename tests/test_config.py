@@ -1,0 +1,181 @@
+"""The configuration: every file fits what it feeds, λ is the paper's, and mistakes are answered in one sentence."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from tasft.config import CONF, checked, entry, register, tuned
+from tasft.errors import UserError
+
+MULTI = ("benchmark", "judge")
+# the paper's Table 4, as printed: toxic counts 1000, 500, 300, 100
+TABLE_4 = {
+    ("emd", "llama7b"): (0.83, 1.70, 4.00, 9.00),
+    ("emd", "llama13b"): (0.70, 0.99, 2.20, 7.10),
+    ("emd", "mistral7b"): (0.50, 0.60, 1.05, 3.10),
+    ("emd", "llama3_8b"): (0.49, 0.78, 1.30, 3.80),
+    ("nlcl", "llama7b"): (3.80, 4.00, 14.50, 20.00),
+    ("nlcl", "llama13b"): (5.50, 12.00, 15.00, 55.00),
+    ("nlcl", "mistral7b"): (2.40, 3.40, 5.60, 25.00),
+    ("nlcl", "llama3_8b"): (2.50, 3.50, 5.50, 16.00),
+}
+
+
+def composed(*overrides, config="run"):
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(config, overrides=list(overrides))
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}={f.stem}")
+def test_every_choice_composes_and_fits_the_signature_that_it_feeds(file, monkeypatch):
+    monkeypatch.setenv("TASFT_DATA", "somewhere")
+    group, name = file.parent.name, file.stem
+    cfg = composed(f"{group}=[{name}]" if group in MULTI else f"{group}={name}")
+    found = list(targets(OmegaConf.to_container(cfg, resolve=False)))
+    assert found, "not even the loss was found"
+    for node in found:
+        arguments = {k: v for k, v in node.items() if not k.startswith("_")}
+        inspect.signature(get_object(node["_target_"])).bind_partial(**arguments)
+
+
+@pytest.mark.parametrize(("loss", "model"), TABLE_4)
+def test_weights_are_those_of_table_4(loss, model):
+    for count, weight in zip((1000, 500, 300, 100), TABLE_4[loss, model], strict=True):
+        cfg = composed(f"model={model}", f"loss={loss}", f"data.toxic={count}")
+        assert cfg.loss.weight == weight
+        assert checked(cfg).loss.weight == weight
+
+
+def test_the_papers_hyper_parameters_are_the_defaults():
+    config = checked(composed())
+    assert (config.batch_size, config.epochs, config.optimizer.lr, config.loss.group) == (96, 3, 1e-4, 3)
+    assert (config.data.safe.count, config.data.toxic) == (20_000, 1000)
+    lora = config.model.lora
+    assert (lora.r, lora.alpha, lora.dropout, lora.targets) == (8, 16, 0.05, ["q_proj", "v_proj"])
+    assert checked(composed("model=mistral7b")).epochs == 4
+
+
+def test_another_group_or_safe_count_keeps_the_cells_share():
+    paper = tuned(composed("data.toxic=300"))
+    batch = tuned(composed("data.toxic=300", "loss.group=96"))
+    assert batch.share == pytest.approx(paper.share)
+    # P(3 of 20,300 hold one of 300) = 0.04370, P(96 ...) = 0.76159: 4.00 * 0.04370 / 0.76159 = 0.2295
+    assert batch.weight == pytest.approx(0.2295, abs=1e-4)
+    fewer = tuned(composed("data.toxic=300", "data.safe.count=2000"))
+    assert fewer.share == pytest.approx(paper.share)
+    assert fewer.weight < paper.weight  # toxic rows are met more often
+
+
+def test_a_share_becomes_the_weight_of_the_count():
+    cfg = composed("loss.share=0.1", "data.toxic=1", "data.safe.count=2", "loss.group=3")
+    assert checked(cfg).loss.weight == pytest.approx(0.1)  # the one group holds the toxic row for sure: P = 1
+    cfg = composed("loss.share=0.1", "data.toxic=1", "data.safe.count=3", "loss.group=2")
+    assert checked(cfg).loss.weight == pytest.approx(0.2)  # P = 1 - C(3,2)/C(4,2) = 1/2
+
+
+def test_a_given_weight_is_kept_whatever_the_count():
+    assert checked(composed("loss.weight=0.7", "data.toxic=123")).loss.weight == 0.7
+    assert checked(composed("loss=sft")).loss.weight is None
+
+
+MISTAKES = {
+    "data.toxic=-1": "data.toxic=-1: it should be greater than or equal to 0",
+    "data.toxic=abc": "data.toxic: Value 'abc' of type 'str' could not be converted to Integer",
+    "data.toxic=0": "loss=emd needs toxic rows: give data.toxic=N, or use loss=sft",
+    "loss=foo": "loss=foo: no such choice; there are emd, emd_exact, nlcl, sft",
+    "loss=nclc": "did you mean nlcl?",
+    "loss.weigth=3": "there is no key loss.weigth: did you mean loss.weight?",
+    "+loss.weigth=3": "there is no key loss.weigth: did you mean loss.weight?",
+    "loss.group=0": "loss.group=0: it should be greater than or equal to 1",
+    "data.toxic=250": "no tuned weight for loss=emd model=llama7b data.toxic=250 (tuned toxic counts: 1000, 500, 300, 100)",
+    "loss=emd_exact": "give loss.weight=λ, or loss.share=s",
+    "loss.weight=1 loss.share=0.1": "loss.weight=1 and loss.share=0.1 are both given",
+    "model=hf": "model.path is not given",
+    "data=local": "data.toxic has no value",
+    "data.safe.id=null": "data.safe says no place to read from: give data.safe.path=<file>",
+    "data.safe.path=none.json": "data.safe.path=none.json: no such file",
+    "data.format=foo": "data.format=foo: it should be one of stl, short, chat",
+    "data.system=Hi": "data.system needs data.format=chat",
+    "judge=[oracle]": "no judge for benchmark i_malicious: it knows refusal, but judge=[oracle]",
+    "harvest.judge=oracle": "harvest.judge=oracle is not among judge=[refusal]",
+    "optimizer.lr": "Error parsing override 'optimizer.lr'",
+    "output_root=/dev/null/x": "cannot write /dev/null/x",
+}
+
+
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(overrides, monkeypatch, tmp_path, capfd):
+    local = "benchmark.i_malicious.source.path"  # the defaults' prompts lie on the web
+    (tmp_path / "prompts.json").write_text('["What is a fox?"]')
+    files = ["benchmark=[i_malicious]", f"{local}=prompts.json", "benchmark.i_malicious.source.fields.prompt=prompt"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tasft.run", *files, *overrides.split()])
+    from tasft.run import run
+
+    assert entry(run, "run") == 1
+    said = capfd.readouterr().err
+    assert MISTAKES[overrides] in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) <= 2
+    assert [p.name for p in tmp_path.iterdir()] == ["prompts.json"]
+
+
+def test_a_bug_is_not_passed_off_as_a_mistake(monkeypatch, capfd):
+    def broken(cfg):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(sys, "argv", ["tasft.run"])
+    assert entry(broken, "run") == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def command(*arguments, cwd=None):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_show_the_config_without_torch(tmp_path):
+    shown = command(
+        "-X", "importtime", "-m", "tasft.run",
+        "model=mistral7b", "loss=nlcl", "data.toxic=300", "--cfg", "job", "--resolve", cwd=tmp_path,
+    )  # fmt: skip
+    assert shown.returncode == 0
+    assert OmegaConf.create(shown.stdout).loss.weight == 5.6
+    assert "weight: 5.6" in shown.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in shown.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "transformers", "lightning", "datasets"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_on_the_command_line_ends_with_code_1_and_no_torch(tmp_path):
+    said = command("-X", "importtime", "-m", "tasft.run", "loss.weigth=3", cwd=tmp_path)
+    assert said.returncode == 1
+    assert "tasft: there is no key loss.weigth: did you mean loss.weight?" in said.stderr
+    assert " torch\n" not in said.stderr
+
+
+def test_checked_config_is_typed():
+    config = checked(composed("experiment=demo"))
+    assert config.benchmark["tiny_seen"].kind == "toxic"
+    assert isinstance(config.benchmark["tiny_seen"].source.fields, dict)
+    with pytest.raises(UserError, match="model.lora.r=0"):
+        checked(composed("model.lora.r=0"))
+
+
+def test_conf_is_where_the_code_looks_for_it():
+    assert CONF == Path(__file__).parent.parent / "conf"
