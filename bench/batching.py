@@ -1,6 +1,6 @@
 """Real tokens per CPU-second of the ways to cut a step into micro-batches, over random padded micro-batches of 3.
 
-Lengths are Alpaca-like (rig.alpaca_like). What counts as a token is a real one: padding costs time and counts for nothing.
+Lengths are Alpaca-like (rig.alpaca_like). Only real tokens count: padding costs time.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,6 +12,8 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -130,7 +132,12 @@ def step_speed(module: FineTuning, shape: rig.Shape, batch: StepBatch, device: s
     rig.bare_step(module, optimizer, batch)  # kernels are chosen and compiled, the optimizer's state is made
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    took = seconds(lambda: [rig.bare_step(module, optimizer, batch) for _ in range(steps)], device) / steps
+
+    def some_steps() -> None:
+        for _ in range(steps):
+            rig.bare_step(module, optimizer, batch)
+
+    took = seconds(some_steps, device) / steps
     tokens = sum(len(e.tokens.input_ids) for e in batch.examples)
     products = sum(e.tokens.response_length * PRODUCTS["emd" if e.tokens.toxic else "sft"] for e in batch.examples)
     flops = 4 * shape.backbone_parameters * tokens + 2 * products * shape.head_parameters
@@ -171,8 +178,8 @@ def head(shape: rig.Shape, device: str, dtype: torch.dtype, positions: int, repe
         for way, call in {"naive": naive, "fused": fused}.items():
             call(emd)
             hidden.grad = None
-            peaks[way] = _peak_above(lambda call=call, emd=emd: call(emd), device)
-            times[way] = seconds(lambda call=call, emd=emd: [call(emd) for _ in range(repeats)], device) / repeats
+            peaks[way] = _peak_above(partial(call, emd), device)
+            times[way] = median(seconds(partial(call, emd), device) for _ in range(repeats))
         ratio = times["fused"] / times["naive"]
         rows.append(row(f"head time, {name}, fused", where, ratio, "naive", HEAD_TARGET, details=times))
         if device == "cuda":
@@ -195,11 +202,11 @@ def _fitting(
     """What was measured, at the first budget that fits in memory; what went wrong where none did."""
     problem = "out of memory"
     batch = rig.step_batch(rig.examples(rig.alpaca_like(count), shape.vocabulary, toxic), loss)
+    module: FineTuning | None = None
     for budget in budgets:
         _emptied(device)
         try:
-            model = rig.llama(shape, device, dtype, layout.attention)
-            module = rig.fine_tuning(model, loss, budget, layout.packing)
+            module = rig.fine_tuning(rig.llama(shape, device, dtype, layout.attention), loss, budget, layout.packing)
             return step_speed(module, shape, batch, device, steps), budget, ""
         except torch.cuda.OutOfMemoryError:
             tqdm.write(f"{layout}: {budget} tokens do not fit")
@@ -207,7 +214,7 @@ def _fitting(
             problem = (str(error).splitlines() or [type(error).__name__])[0]
             break
         finally:
-            model = module = None  # so that the next try finds the memory free
+            module = None  # so that the next try finds the memory free
     return None, budgets[-1], problem
 
 

@@ -101,7 +101,7 @@ def examples(lengths: Sequence[int], vocabulary: int, toxic: Sequence[int] = ())
 
 
 def alpaca_like(count: int) -> list[int]:
-    """Seeded lengths in tokens, prompt template included: log-normal, within 40 and 512, of mean 187 in the long run."""
+    """Seeded lengths in tokens, template included: log-normal, within 40 and 512, of mean 187 in the long run."""
     rng = random.Random(0)
     return [min(max(round(rng.lognormvariate(5.11, 0.5)), 40), 512) for _ in range(count)]
 

@@ -194,7 +194,6 @@ def _parquet(content: bytes, path: str) -> list[Row]:
 
 def _rows_of_hub(source: Source, key: str) -> list[Row]:
     import datasets  # slow to import
-
     from huggingface_hub import constants
 
     from tasft import hub

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench import rig, step
+from tasft.data.steps import StepBatches
 
 TINY = rig.Shape(vocabulary=64, width=16, layers=1, heads=2)
 KEYS = {"what", "shape", "ratio", "of", "bound", "target", "met", "details"}
@@ -42,7 +43,24 @@ def test_naive_gives_one_finite_ratio(model):
     assert set(row) == KEYS and row["bound"] == ">=" and math.isfinite(row["ratio"])
 
 
-def test_lightning_trains_what_the_bare_loop_trains(model):
+def test_lightning_and_the_bare_loop_train_the_same(model):
+    rows = rig.examples([12] * 12, TINY.vocabulary, range(2, 12, 3))
+    module = rig.fine_tuning(model.eval(), "emd", 36)  # no dropout
+    batches = StepBatches(rows, 6, 1, seed=0, weigh=module.objective.weights)
+    start = [p.detach().clone() for p in module.trained()]
+    ended = []
+    for way in (step._bare_seconds, step._fit_seconds):
+        for p, kept in zip(module.trained(), start, strict=True):
+            p.data.copy_(kept)
+        way(module, batches)
+        ended.append([p.detach().clone() for p in module.trained()])
+    model.train()
+    for bare, fitted, kept in zip(*ended, start, strict=True):
+        assert not torch.equal(bare, kept)
+        torch.testing.assert_close(fitted, bare)
+
+
+def test_lightning_gives_one_finite_ratio(model):
     (row,) = step.lightning(model, TINY, steps=3, repeats=1, length=10)
     assert set(row) == KEYS and math.isfinite(row["ratio"]) and row["ratio"] > 0
     assert len(row["details"]["ratios"]) == 1
