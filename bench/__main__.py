@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import platform
+import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +46,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)
     found = torch.cuda.is_available()
     names = arguments.only or (["gpu", "head"] if found else ["head", "step", "batching"])
     if "gpu" in names and not found:
@@ -56,7 +59,8 @@ def main() -> None:
         log.info("%s took %.0f s", name, time.perf_counter() - start)
     written = {"machine": machine(), "quick": arguments.quick, "rows": rows}
     arguments.out.write_text(json.dumps(written, indent=2) + "\n")
-    Console().print(table(rows))
+    # a pipe has no width of its own: one line per row
+    Console(width=None if sys.stdout.isatty() else 130).print(table(rows))
     log.info("%s of %s targets met; %s", *met(rows), arguments.out)
 
 

@@ -71,7 +71,7 @@ class Shape:
         )
 
     def __str__(self) -> str:
-        return f"V={self.vocabulary} D={self.width} {self.layers} layers, head {self.head_share:.0%} of FLOPs"
+        return f"V={self.vocabulary} D={self.width} L={self.layers}, head {self.head_share:.0%}"
 
 
 def llama(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> PeftModel:

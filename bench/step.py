@@ -1,6 +1,7 @@
 """CPU time of a training step: mixed objectives over plain SFT, Lightning over a bare loop, full logits over fused.
 
 Random Llamas under LoRA on q_proj and v_proj (r = 8), micro-batches of 3 examples of 256 tokens, 60 % prompt.
+"head 39%" is the head's share of a step's FLOPs where logits are made at every position.
 """
 
 import logging
@@ -30,11 +31,11 @@ LENGTH = 256
 MICRO = 3 * LENGTH
 HEAVY_HEAD = rig.Shape(vocabulary=8000, width=512, layers=2, heads=8)  # 39 % of FLOPs
 LIGHT_HEAD = rig.Shape(vocabulary=2000, width=512, layers=8, heads=8)  # 4 %, a little above Llama-7B's 2 %
-QUICK = rig.Shape(vocabulary=4000, width=256, layers=2, heads=4)  # 39 %
+QUICK = rig.Shape(vocabulary=4000, width=512, layers=1, heads=8)  # 39 %
 
 # Rows of a step, and which of them are toxic.
-EVERY_GROUP = "1 toxic row in every micro-batch of 3", 6, (2, 5)
-PAPER_RATE = "1 toxic row in 48 (300 in 20,300: 1 in 68)", 48, (25,)
+EVERY_GROUP = "1 toxic in every 3", 6, (2, 5)  # one in each micro-batch: far more than real data has
+PAPER_RATE = "1 toxic in 48", 48, (25,)  # the paper's 300 in 20,300 are 1 in 68
 
 MIXED_TARGET, LIGHTNING_TARGET = 1.08, 1.06
 NAIVE_TARGET = 1.0  # full logits take no less
@@ -45,16 +46,23 @@ def measure(quick: bool = False) -> list[dict[str, Any]]:
     rows = []
     for shape in [QUICK] if quick else [HEAVY_HEAD, LIGHT_HEAD]:
         model = rig.llama(shape)
-        rows += mixed(model, shape, *EVERY_GROUP, 5 if quick else 9)
-        if shape != LIGHT_HEAD:
-            rows += mixed(model, shape, *PAPER_RATE, 2 if quick else 5)
+        rows += mixed(model, shape, *EVERY_GROUP, repeats=9)
+        if shape == HEAVY_HEAD:
+            rows += mixed(model, shape, *PAPER_RATE, repeats=5)
         rows += naive(model, shape, repeats=3 if quick else 5)
-        rows += lightning(model, shape, steps=12, repeats=3)
+        rows += lightning(model, shape, steps=7 if quick else 12, repeats=3)
     return rows
 
 
 def mixed(
-    model: PeftModel, shape: rig.Shape, rate: str, rows: int, toxic: tuple[int, ...], repeats: int, length: int = LENGTH
+    model: PeftModel,
+    shape: rig.Shape,
+    rate: str,
+    rows: int,
+    toxic: tuple[int, ...],
+    *,
+    repeats: int,
+    length: int = LENGTH,
 ) -> list[dict[str, Any]]:
     """EMD and NLCL over plain SFT on as many rows of the same lengths."""
     steps = {}
@@ -63,7 +71,10 @@ def mixed(
         module = rig.fine_tuning(model, loss, 3 * length)
         steps[loss] = partial(rig.bare_step, module, rig.optimizer_of(module), rig.step_batch(made, loss))
     found = cpu_ratios(steps, "sft", repeats, f"mixed, {rate}")
-    return [row(f"{loss} step, {rate}", str(shape), found[loss], "plain SFT", MIXED_TARGET) for loss in ("emd", "nlcl")]
+    return [
+        row(f"{loss.upper()} step, {rate}", str(shape), found[loss], "plain SFT", MIXED_TARGET)
+        for loss in ("emd", "nlcl")
+    ]
 
 
 def naive(model: PeftModel, shape: rig.Shape, repeats: int, length: int = LENGTH) -> list[dict[str, Any]]:
@@ -118,7 +129,7 @@ def lightning(
         ratios.append(seconds[_fit_seconds] / seconds[_bare_seconds])
     torch.set_num_threads(threads)
     details = {"steps": steps, "rows_per_step": 6, "checkpoint_every": 5, "ratios": ratios}
-    what = "emd step, Lightning with metrics and checkpoints"
+    what = "EMD step, Lightning fit"
     return [row(what, str(shape), median(ratios), "bare loop", LIGHTNING_TARGET, details=details)]
 
 

@@ -22,9 +22,10 @@ def probe() -> None:
 def why(error: BaseException) -> str:
     """Why the hub did not give something, and what to do about it, in one clause."""
     causes = list(_causes(error))
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
+    said = str(error)  # datasets keeps no cause
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "is a gated dataset" in said:
         return "no access: accept its licence on its Hugging Face page and log in (hf auth login)"
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) or "cannot be accessed" in said:
         return "not on the Hugging Face hub, or no access: check the id, or log in (hf auth login)"
     status = next((cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)), None)
     if status in (401, 403):

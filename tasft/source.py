@@ -93,12 +93,12 @@ def _local(path: str, key: str) -> Path:
 
         try:
             kept = {"cache_storage": str(cache_folder() / "downloads"), "expiry_time": 0}  # 0: for good
-            return Path(fsspec.open_local(f"filecache::{path}", filecache=kept))
-        except Exception as error:  # every protocol has its own
-            reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
+            with fsspec.open(f"filecache::{path}", filecache=kept) as copy:
+                return Path(copy.name)
+        except Exception:  # of many kinds, and what they say differs from version to version
             raise UserError(
-                f"{path} could not be read ({reason}):"
-                f" check the address and the network, or save the file and give {key}.path=<file>"
+                f"{path} could not be downloaded: check the address and the network,"
+                f" or save the file and give {key}.path=<file>"
             ) from None
     file = Path(path).expanduser()
     if not file.is_file():

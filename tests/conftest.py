@@ -1,7 +1,9 @@
 """A web server on this machine, and a Hugging Face hub that is that server."""
 
+import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -9,15 +11,17 @@ from tasft import hub
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Serves `files` by path; `refusal` answers everything else with a status and headers."""
+    """Serves `files` by path, with the headers `found`; to all else `refusal` is the answer: a status and headers."""
 
-    files: dict[str, bytes] = {}
-    refusal: tuple[int, dict[str, str]] = (404, {})
+    files: ClassVar[dict[str, bytes]] = {}
+    found: ClassVar[dict[str, str]] = {}
+    refusal: ClassVar[tuple[int, dict[str, str]]] = (404, {})
 
     def do_GET(self):
         content = self.files.get(self.path.partition("?")[0])
         self.send_response(200 if content is not None else self.refusal[0])
-        headers = {} if content is not None else self.refusal[1]
+        tag = {"ETag": f'"{hashlib.sha256(content or b"").hexdigest()}"'}
+        headers = self.found | tag if content is not None else self.refusal[1]
         for key, value in {**headers, "Content-Length": str(len(content or b""))}.items():
             self.send_header(key, value)
         self.end_headers()
@@ -47,13 +51,14 @@ def server():
 def hub_at(tmp_path, monkeypatch):
     """Makes an address the hub, with an empty cache; without a call there is no hub."""
     import datasets
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     def at(address):
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
+        monkeypatch.setattr(hf_api.api, "endpoint", address)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
         hub.probe.cache_clear()
 

@@ -80,14 +80,14 @@ def transcript_turns(text: str) -> tuple[Turn, ...]:
         if not marker:
             return ()
         # two answers in a row belong to one turn
-        turns.append((asked.strip(), answered.replace(ASSISTANT, "\n\n").strip()))
+        turns.append((asked.strip(), "\n\n".join(map(str.strip, answered.split(ASSISTANT)))))
     return tuple(turns)
 
 
 def _message_turns(row: Row, column: str) -> tuple[Turn, ...]:
     messages = row.values.get(column)
     if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
+        isinstance(m, dict) and "role" in m and isinstance(m.get("content"), str) for m in messages
     ):
         raise UserError(f"{row.place}: field {column!r} is not a list of {{role, content}} messages")
     spoken = [m for m in messages if m["role"] != "system"]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from tasft.data.tokenize import prompt_ids
+from tasft.progress import Progress
 from tasft.prompt import Format
 
 
@@ -32,7 +32,7 @@ def generate(
     answers = [""] * len(encoded)
     training = model.training
     model.eval()
-    with tqdm(total=len(order), desc=title, unit="answer", disable=None) as bar:
+    with Progress(len(order), title, "answer") as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             width = len(encoded[chosen[0]])
@@ -54,7 +54,7 @@ def generate(
             )
             for i, tokens in zip(chosen, out[:, width:].tolist(), strict=True):
                 answers[i] = tokenizer.decode(_until(tokens, stops), skip_special_tokens=True).strip()
-            bar.update(len(chosen))
+            bar.advance(len(chosen))
     model.train(training)
     return answers
 

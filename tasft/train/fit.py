@@ -11,9 +11,9 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from tqdm import tqdm
 
 from tasft.data.steps import StepBatches
+from tasft.progress import Progress
 from tasft.train.module import FineTuning, StepResult
 
 log = logging.getLogger(__name__)
@@ -57,18 +57,17 @@ class StepRecords(Callback):
         self.tokens = 0
 
 
-class Progress(Callback):
-    """A bar with the step, both loss terms, tokens per second and the time left; on no terminal, a line every tenth."""
+class ProgressBar(Callback):
+    """A bar with the step, both loss terms, tokens per second and the time left, on the first rank."""
 
     def __init__(self, total: int, start: int) -> None:
-        self.total, self.start = total, start
-        self.tokens = 0
-        self.bar: tqdm[Any] | None = None
+        self.total, self.start, self.tokens = total, start, 0
+        self.bar: Progress | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Show the bar on the first rank."""
+        """Show the bar."""
         if trainer.is_global_zero:
-            self.bar = tqdm(total=self.total, initial=self.start, desc="fine-tuning", unit="step", disable=None)
+            self.bar = Progress(self.total, "fine-tuning", "step", self.start)
             self.began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: FineTuning, *_: Any) -> None:
@@ -78,15 +77,7 @@ class Progress(Callback):
         result = _result(module)
         self.tokens += result.tokens
         speed = self.tokens / (time.perf_counter() - self.began)
-        self.bar.set_postfix_str(
-            f"safe {result.safe_loss:.3f} toxic {result.toxic_loss:.3f} {speed:,.0f} tokens/s", refresh=False
-        )
-        self.bar.update()
-        if self.bar.disable and (result.step % max(self.total // 10, 1) == 0 or result.step == self.total):
-            log.info(
-                "step %d/%d  safe %.3f  toxic %.3f  %s tokens/s",
-                result.step, self.total, result.safe_loss, result.toxic_loss, f"{speed:,.0f}",
-            )  # fmt: skip
+        self.bar.advance(1, f"safe {result.safe_loss:.3f} toxic {result.toxic_loss:.3f} {speed:,.0f} tokens/s")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Leave the bar as it stands."""
@@ -124,7 +115,7 @@ def fit(
         accelerator=accelerator,
         devices=1,
         max_epochs=1,  # to Lightning the whole run is one epoch: its batches know theirs
-        callbacks=[StepRecords(files, log_every, len(batches)), Progress(len(batches), batches.start), checkpoint],
+        callbacks=[StepRecords(files, log_every, len(batches)), ProgressBar(len(batches), batches.start), checkpoint],
         logger=logger or False,
         enable_progress_bar=False,
         enable_model_summary=False,

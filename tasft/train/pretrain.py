@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
 from tasft.data.steps import Weighted, collate
 from tasft.data.tokenize import Tokenized
 from tasft.loss.ops import token_logps
+from tasft.progress import Progress
 from tasft.schema import Scratch
 from tasft.train.head import split
 from tasft.train.schedule import Schedule, rate
@@ -36,8 +36,8 @@ def pretrain(
     schedule = Schedule("cosine", len(batches) // 20, len(batches), floor=0.05)
     scheduler = LambdaLR(optimizer, lambda step: rate(schedule, step))
     losses = []
-    bar = tqdm(batches, desc="base model", unit="step", disable=None)
-    for batch in bar:
+    bar = Progress(len(batches), "base model", "step")
+    for batch in batches:
         micro = collate([Weighted(d, 1.0, i) for i, d in enumerate(batch)], tokenizer.pad_token_id, packing=False)
         micro = micro.to(torch.device(device))
         hidden = parts.hidden(micro.input_ids, micro.position_ids, micro.attention_mask).flatten(0, 1)[micro.at]
@@ -48,7 +48,8 @@ def pretrain(
         optimizer.step()
         scheduler.step()
         losses.append(float(loss.detach()))
-        bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
+        bar.advance(1, f"loss {losses[-1]:.3f}")
+    bar.close()
     model.eval()
     last = losses[-max(len(losses) // 10, 1) :]
     return sum(last) / len(last)

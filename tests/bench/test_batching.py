@@ -10,7 +10,7 @@ TINY = rig.Shape(vocabulary=64, width=16, layers=1, heads=2)
 
 def test_every_way_has_a_finite_speed():
     rows = batching.ratios(TINY, [40, 50, 60, 70, 80, 90], budget=128, repeats=1)
-    assert [row["what"].split(", ")[1] for row in rows] == ["sorted by length", "packed", "random"]
+    assert [row["what"].split(", ")[1] for row in rows] == ["sorted", "packed", "random 3"]
     assert all(math.isfinite(row["ratio"]) and row["ratio"] > 0 for row in rows)
     shares = [row["details"]["real_share_of_positions"] for row in rows]
     assert shares[1] == 1.0

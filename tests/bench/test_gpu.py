@@ -9,19 +9,23 @@ TINY = rig.Shape(vocabulary=64, width=16, layers=1, heads=2)
 
 def test_it_runs_at_a_tiny_shape_on_a_cpu():
     ways = [gpu.Layout("sdpa", packing=False), gpu.Layout("sdpa", packing=True)]
-    rows = gpu.measure(True, TINY, "cpu", torch.float32, (512, 256), count=4, peak_size=32, ways=ways)
-    assert [row["what"].split(",")[0] for row in rows] == [
-        "SFT step", "SFT step", *["EMD step"] * 4, "head time", "head time",
-    ]  # fmt: skip
+    rows = gpu.measure(True, TINY, "cpu", torch.float32, (1024, 512), count=8, peak_size=32, ways=ways)
+    kinds = [row["what"].split(",")[0] for row in rows]
+    assert kinds == ["SFT step"] * 5 + ["EMD step"] * 4 + ["head time"] * 2
     assert all(math.isfinite(row["ratio"]) and row["ratio"] > 0 for row in rows)
-    assert "padded" in rows[0]["what"] and "packed (dense block mask)" in rows[1]["what"]
-    assert rows[0]["details"]["peak_gib"] is None
+    padded, packed, fastest = rows[0], rows[2], rows[4]
+    assert fastest["ratio"] in [row["ratio"] for row in rows[:4]] and fastest["target"] == gpu.SHARE_TARGET
+    assert "sdpa, sorted, padded, 1024" in padded["what"]
+    assert "sdpa, packed (dense block mask), 1024" in packed["what"]
+    assert padded["details"]["real_share"] < packed["details"]["real_share"] == 1.0
+    assert padded["details"]["peak_gib"] is None
 
 
 def test_a_layout_that_cannot_run_says_why():
     rows = gpu.measure(True, TINY, "cpu", torch.float32, (64,), 4, 32, [gpu.Layout("no_such_attention", True)])
-    assert rows[0]["ratio"] is None and rows[0]["of"].startswith("failed: ")
-    assert rows[0]["met"] is None
+    assert rows[0]["ratio"] is None and rows[0]["met"] is None
+    assert rows[0]["of"].startswith("failed: ") and "no_such_attention" in rows[0]["of"]
+    assert [row["what"].split(",")[0] for row in rows[1:]] == ["head time"] * 2
 
 
 def test_flops_of_a_step_by_hand():

@@ -17,7 +17,7 @@ def model():
 
 def test_mixed_compares_both_losses_with_plain_sft(model):
     rows = step.mixed(model, TINY, "1 in 3", 6, (2, 5), repeats=1, length=10)
-    assert [row["what"].split()[0] for row in rows] == ["emd", "nlcl"]
+    assert [row["what"].split()[0] for row in rows] == ["EMD", "NLCL"]
     assert all(set(row) == KEYS and math.isfinite(row["ratio"]) and row["ratio"] > 0 for row in rows)
 
 
