@@ -57,8 +57,9 @@ def main() -> None:
         start = time.perf_counter()
         rows += [{"part": name, **each} for each in PARTS[name](arguments.quick)]
         log.info("%s took %.0f s", name, time.perf_counter() - start)
-    written = {"machine": machine(), "quick": arguments.quick, "rows": rows}
-    arguments.out.write_text(json.dumps(written, indent=2) + "\n")
+        # after every part, so that an interrupted run keeps what it has
+        written = {"machine": machine(), "quick": arguments.quick, "rows": rows}
+        arguments.out.write_text(json.dumps(written, indent=2) + "\n")
     # a pipe has no width of its own: one line per row
     Console(width=None if sys.stdout.isatty() else 130).print(table(rows))
     log.info("%s of %s targets met; %s", *met(rows), arguments.out)

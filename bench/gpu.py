@@ -218,7 +218,7 @@ def _tried(
     except torch.cuda.OutOfMemoryError:
         return "out of memory"
     except Exception as error:  # an attention that this machine has no kernel for, or cannot compile
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return (str(error).splitlines() or [type(error).__name__])[0][:80]
 
 
 def _share_row(

@@ -59,6 +59,7 @@ def hub_at(tmp_path, monkeypatch):
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(hf_api.api, "endpoint", address)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # remembers the first address
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
         hub.probe.cache_clear()
 

@@ -176,6 +176,8 @@ def test_a_web_address_is_downloaded_once(server, tmp_path, monkeypatch):
     local.write_text(LINES)
     server.shutdown()
     server.server_close()
+    a_year_later = time.time() + 365 * 86400
+    monkeypatch.setattr(time, "time", lambda: a_year_later)
     assert rows_of(address) == ROWS
     assert fingerprint(Source(path=address), "data.safe") == fingerprint(Source(path=str(local)), "data.safe")
     with pytest.raises(UserError, match=r"/other\.jsonl could not be downloaded: check the address"):
