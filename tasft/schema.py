@@ -78,6 +78,17 @@ class Model:
 
 
 @strict
+class Fields:
+    """Our words for what a row holds -> the row's columns."""
+
+    prompt: str | None = None
+    response: str | None = None
+    input: str | None = None  # further context, in formats that have a place for it
+    transcript: str | None = None  # a Human/Assistant dialogue as one text, instead of prompt and response
+    messages: str | None = None  # a list of {role, content}, instead of prompt and response
+
+
+@strict
 class Source:
     """Where rows come from: one of `path` (local file), `id` (Hugging Face data set) and `rows` (a function)."""
 
@@ -89,7 +100,7 @@ class Source:
     revision: str | None = None
     rows: Any = None  # a node in the config; the rows it makes once built
     count: Annotated[int | None, Field(ge=1)] = None
-    fields: dict[str, str] = field(default_factory=dict)  # our word -> the file's column
+    fields: Fields = field(default_factory=Fields)
     where: dict[str, str] = field(default_factory=dict)  # keep only rows whose column has this value
     licence: str | None = None
 
@@ -143,7 +154,7 @@ class Trainer:
     name: str
     accelerator: str = "auto"
     threads: Annotated[int | None, Field(ge=1)] = None  # CPU threads; None: PyTorch's choice
-    max_tokens: Positive = 8192  # of one micro-batch
+    max_tokens: Annotated[int | None, Field(ge=1)] = None  # of one micro-batch; None: 1024 on a CPU, 4096 on a GPU
     packing: bool = False  # micro-batches without padding
     log_every: Positive = 1  # optimizer steps
     checkpoint_every: Positive = 50  # optimizer steps

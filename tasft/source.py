@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -82,7 +82,7 @@ def fingerprint(source: Source, key: str) -> str:
         described = hashlib.sha256(_local(source.path, key).read_bytes()).hexdigest()
     else:
         described = [source.id, source.subset, source.data_dir, source.split, source.revision]
-    text = json.dumps([described, source.fields, source.where], sort_keys=True)
+    text = json.dumps([described, asdict(source.fields), source.where], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -102,7 +102,7 @@ MISTAKES = {
     "loss.weigth=3": "there is no key loss.weigth: did you mean loss.weight?",
     "+loss.weigth=3": "there is no key loss.weigth: did you mean loss.weight?",
     "loss.group=0": "loss.group=0: it should be greater than or equal to 1",
-    "data.toxic=250": "no tuned weight for loss=emd model=llama7b data.toxic=250 (tuned toxic counts: 1000, 500, 300, 100)",
+    "data.toxic=250": "no tuned weight for loss=emd model=llama7b data.toxic=250 (tuned toxic counts: 1000,",
     "loss=emd_exact": "give loss.weight=λ, or loss.share=s",
     "loss.weight=1 loss.share=0.1": "loss.weight=1 and loss.share=0.1 are both given",
     "model=hf": "model.path is not given",
@@ -172,8 +172,8 @@ def test_a_mistake_on_the_command_line_ends_with_code_1_and_no_torch(tmp_path):
 def test_checked_config_is_typed():
     config = checked(composed("experiment=demo"))
     assert config.benchmark["tiny_seen"].kind == "toxic"
-    assert isinstance(config.benchmark["tiny_seen"].source.fields, dict)
-    with pytest.raises(UserError, match="model.lora.r=0"):
+    assert config.benchmark["tiny_seen"].source.fields.prompt == "prompt"
+    with pytest.raises(UserError, match=r"model\.lora\.r=0"):
         checked(composed("model.lora.r=0"))
 
 

@@ -169,7 +169,7 @@ def test_more_toxic_rows_than_there_are(world):
 
 
 def test_your_own_files_and_your_own_checkpoint(world, tmp_path):
-    folder, cache, _ = world
+    cache = world[1]
     (base,) = (p.parent for p in (cache / "base").glob("*/model.safetensors"))
     mine = tmp_path / "my-model"
     shutil.copytree(base, mine)

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from tasft.errors import UserError
-from tasft.schema import Source
+from tasft.schema import Fields, Source
 from tasft.source import Row, cache_folder, fingerprint, read_rows
 
 ROWS = [{"prompt": "Hello", "response": "Good\u2028day"}, {"prompt": "Größe?", "response": "About, 3\n"}]
@@ -157,7 +157,7 @@ def test_fingerprints_follow_the_content_not_the_place(tmp_path):
         return fingerprint(Source(path=str(path), **source), "data.safe")
 
     assert of(here) == of(there) == of(here, count=1)
-    different = [of(here), of(other), of(here, fields={"prompt": "response"}), of(here, where={"prompt": "Hello"})]
+    different = [of(here), of(other), of(here, fields=Fields("response")), of(here, where={"prompt": "Hello"})]
     assert len(set(different)) == 4
     sets = [Source(id="a/b"), Source(id="a/c"), Source(id="a/b", revision="main"), Source(id="a/b", data_dir="d")]
     functions = [Source(rows=ROWS), Source(rows=ROWS[:1])]

@@ -18,7 +18,7 @@ class BenchmarkPrompt:
 
 def read_prompts(source: Source, key: str) -> list[BenchmarkPrompt]:
     """Every prompt of `source` once per occurrence, in its order; UserError where it cannot be read."""
-    column = source.fields.get("prompt")
+    column = source.fields.prompt
     if column is None:
         raise UserError(f"{key}.fields names no prompt: give {key}.fields.prompt=<column>")
     return number([row.text(column) for row in _limited(read_rows(source, key), source.count)])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tasft.errors import UserError
 from tasft.prompt import Turn
+from tasft.schema import Fields
 from tasft.source import Row
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -29,45 +30,44 @@ class Rejected:
     reason: str
 
 
-def example(row: Row, columns: dict[str, str], toxic: bool) -> Example | Rejected:
-    """The row as an Example; `columns` maps our words (prompt, response, input, transcript, messages) to the row's.
+def example(row: Row, fields: Fields, toxic: bool) -> Example | Rejected:
+    """The row as an Example; `fields` says which of its columns is what.
 
     `transcript` is a dialogue as in Anthropic's HH-RLHF, `messages` a list of {role, content}: the last answer is the
     response, the turns before it the history. Raises UserError where a column is missing.
     """
-    if "transcript" in columns:
-        turns = transcript_turns(row.text(columns["transcript"]))
+    if fields.transcript:
+        turns = transcript_turns(row.text(fields.transcript))
         if not turns:
             return Rejected(row.place, "not a Human/Assistant transcript")
-    elif "messages" in columns:
-        turns = _message_turns(row, columns["messages"])
+    elif fields.messages:
+        turns = _message_turns(row, fields.messages)
         if not turns:
             return Rejected(row.place, "no pair of a user's and an assistant's message at the end")
     else:
-        if not {"prompt", "response"} <= set(columns):
+        if not (fields.prompt and fields.response):
             raise UserError(f"`fields` of {row.place} must name prompt and response, or transcript, or messages")
-        turns = ((row.text(columns["prompt"]), row.text(columns["response"])),)
+        turns = ((row.text(fields.prompt), row.text(fields.response)),)
     prompt, response = turns[-1]
     if not prompt.strip():
         return Rejected(row.place, "empty prompt")
     if not response.strip():
         return Rejected(row.place, "empty response")
-    # a row may lack the optional input
-    has_input = "input" in columns and row.values.get(columns["input"]) is not None
-    extra = row.text(columns["input"]) if has_input else ""
+    has_input = fields.input and row.values.get(fields.input) is not None  # a row may lack it
+    extra = row.text(fields.input) if fields.input and has_input else ""
     return Example(prompt, response, toxic, row.place, extra, tuple(turns[:-1]))
 
 
-def prompt_of(row: Row, columns: dict[str, str]) -> str:
+def prompt_of(row: Row, fields: Fields) -> str:
     """The row's prompt; the first human turn where the row is a transcript. UserError where it has none."""
-    if "transcript" in columns:
-        start, human, rest = row.text(columns["transcript"]).partition(HUMAN)
+    if fields.transcript:
+        start, human, rest = row.text(fields.transcript).partition(HUMAN)
         if start or not human:
             raise UserError(f"{row.place} is not a Human/Assistant transcript")
         return rest.partition(HUMAN)[0].partition(ASSISTANT)[0].strip()  # which need not have an answer
-    if "prompt" not in columns:
+    if not fields.prompt:
         raise UserError(f"`fields` of {row.place} must name prompt or transcript")
-    return row.text(columns["prompt"])
+    return row.text(fields.prompt)
 
 
 def transcript_turns(text: str) -> tuple[Turn, ...]:

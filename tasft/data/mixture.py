@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tasft.data.example import Example, Rejected, example
 from tasft.data.tokenize import Tokenized
 from tasft.errors import UserError
+from tasft.schema import Fields
 from tasft.source import Row
 
 
@@ -22,7 +23,7 @@ class Chosen:
 
 def choose(
     rows: Sequence[Row],
-    columns: dict[str, str],
+    fields: Fields,
     toxic: bool,
     count: int,
     seed: int,
@@ -38,7 +39,7 @@ def choose(
     order = list(range(len(rows)))
     random.Random(f"{seed} {'toxic' if toxic else 'safe'}").shuffle(order)
     for index in order if count else []:
-        made: Example | Rejected = example(rows[index], columns, toxic)
+        made: Example | Rejected = example(rows[index], fields, toxic)
         if isinstance(made, Example):
             same = (made.prompt, made.input, made.history)
             tokens = Rejected(made.source, "duplicate prompt") if toxic and same in seen else encode(made)

@@ -6,7 +6,7 @@ import pytest
 
 from tasft.benchmark.prompts import BenchmarkPrompt, number, read_prompts
 from tasft.errors import UserError
-from tasft.schema import Source
+from tasft.schema import Fields, Source
 
 
 def test_an_id_is_the_start_of_the_texts_sha256():
@@ -25,7 +25,7 @@ def test_prompts_keep_their_order_and_the_first_count(tmp_path):
     file.write_text("kind,text\nx,b\ny,a\nx,b\nx,c\n")
 
     def texts(**source):
-        prompts = read_prompts(Source(path=str(file), fields={"prompt": "text"}, **source), "benchmark.b.source")
+        prompts = read_prompts(Source(path=str(file), fields=Fields("text"), **source), "benchmark.b.source")
         return [prompt.text for prompt in prompts]
 
     assert texts() == ["b", "a", "b", "c"]
@@ -41,4 +41,4 @@ def test_mistakes_name_the_key_or_the_place(tmp_path):
     ):
         read_prompts(Source(path=str(file)), "benchmark.b.source")
     with pytest.raises(UserError, match=r"^prompts\.json row 1: field 'prompt' is 3, not text$"):
-        read_prompts(Source(path=str(file), fields={"prompt": "prompt"}), "benchmark.b.source")
+        read_prompts(Source(path=str(file), fields=Fields("prompt")), "benchmark.b.source")

@@ -4,13 +4,14 @@ import pytest
 
 from tasft.data.example import Example, Rejected, example, prompt_of, transcript_turns
 from tasft.errors import UserError
+from tasft.schema import Fields
 from tasft.source import Row
 
 FIELDS = {"prompt": "instruction", "response": "output", "input": "input"}
 
 
 def made(values, columns=FIELDS, toxic=False):
-    return example(Row("rows.jsonl line 7", values), columns, toxic)
+    return example(Row("rows.jsonl line 7", values), Fields(**columns), toxic)
 
 
 def test_fields_are_mapped():
@@ -125,11 +126,11 @@ def test_messages_of_another_shape_are_an_error(value):
 
 def test_the_prompt_is_the_first_thing_that_the_human_says():
     row = Row("rows.jsonl line 7", {"instruction": "Sort.", "chosen": dialogue(("Hi", "Hello"), ("Bye", "See you"))})
-    assert prompt_of(row, FIELDS) == "Sort."
-    assert prompt_of(row, {"transcript": "chosen"}) == "Hi"
+    assert prompt_of(row, Fields(**FIELDS)) == "Sort."
+    assert prompt_of(row, Fields(transcript="chosen")) == "Hi"
     unanswered = Row("rows.jsonl line 8", {"chosen": "\n\nHuman: Hi\n\nHuman: you?"})
-    assert prompt_of(unanswered, {"transcript": "chosen"}) == "Hi"
+    assert prompt_of(unanswered, Fields(transcript="chosen")) == "Hi"
     with pytest.raises(UserError, match=r"^rows\.jsonl line 7 is not a Human/Assistant transcript$"):
-        prompt_of(row, {"transcript": "instruction"})
+        prompt_of(row, Fields(transcript="instruction"))
     with pytest.raises(UserError, match=r"must name prompt or transcript"):
-        prompt_of(row, {"response": "chosen"})
+        prompt_of(row, Fields(response="chosen"))

@@ -6,6 +6,7 @@ from tasft.data.example import Example, Rejected
 from tasft.data.mixture import choose, summary
 from tasft.data.tokenize import Tokenized
 from tasft.errors import UserError
+from tasft.schema import Fields
 from tasft.source import Row
 
 FIELDS = {"prompt": "prompt", "response": "response"}
@@ -19,7 +20,7 @@ def encode(example: Example) -> Tokenized | Rejected:
 
 
 def chosen(count, seed=0, toxic=True, rows=ROWS):
-    return choose(rows, FIELDS, toxic, count, seed, encode, "data.toxic")
+    return choose(rows, Fields(**FIELDS), toxic, count, seed, encode, "data.toxic")
 
 
 def prompts(count, **settings):
