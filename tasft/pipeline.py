@@ -97,6 +97,10 @@ def prepare(cfg: DictConfig) -> Run:
     config = checked(cfg)
     weight = tuned(cfg)
     check_writable(Path(config.output_root))
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu, or install a CUDA build of PyTorch"
+        )
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     built = parts.build(config)

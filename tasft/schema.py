@@ -152,7 +152,7 @@ class Trainer:
     """Where and how fast: nothing here changes the numbers beyond rounding."""
 
     name: str
-    accelerator: str = "auto"
+    accelerator: Annotated[str, one_of("auto", "cpu", "gpu")] = "auto"
     threads: Annotated[int | None, Field(ge=1)] = None  # CPU threads; None: PyTorch's choice
     max_tokens: Annotated[int | None, Field(ge=1)] = None  # of one micro-batch; None: 1024 on a CPU, 4096 on a GPU
     packing: bool = False  # micro-batches without padding

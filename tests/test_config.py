@@ -113,6 +113,8 @@ MISTAKES = {
     "data.system=Hi": "data.system needs data.format=chat",
     "judge=[oracle]": "no judge for benchmark i_malicious: it knows refusal, but judge=[oracle]",
     "harvest.judge=oracle": "harvest.judge=oracle is not among judge=[refusal]",
+    "trainer=gpu": "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu",
+    "trainer.accelerator=tpu": "trainer.accelerator=tpu: it should be one of auto, cpu, gpu",
     "optimizer.lr": "Error parsing override 'optimizer.lr'",
     "output_root=/dev/null/x": "cannot write /dev/null/x",
 }

@@ -123,7 +123,10 @@ def fit(
         num_sanity_val_steps=0,
         log_every_n_steps=log_every,
     )
-    trainer.fit(module, batches, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+    try:
+        trainer.fit(module, batches, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+    except SystemExit:
+        raise KeyboardInterrupt from None  # which Lightning turns into an exit without a word
     trainer.save_checkpoint(files.checkpoints / f"step{len(batches)}.ckpt")
 
 
