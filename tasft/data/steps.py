@@ -123,7 +123,12 @@ class MicroBatch:
     row: Tensor  # (N,) int64, the example each token belongs to
     toxic: Tensor  # (B,) bool
     weights: Tensor  # (B,) float32, in the loss of the whole step
-    tokens: int  # without padding
+    spans: list[tuple[int, int, int]]  # of each example: flat start, length, and place in the step batch
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, padding not counted."""
+        return sum(length for _, length, _ in self.spans)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on `device`."""
@@ -162,5 +167,5 @@ def collate(examples: Sequence[Weighted], pad_id: int, packing: bool) -> MicroBa
         row=torch.cat(row),
         toxic=torch.tensor([e.tokens.toxic for e in examples]),
         weights=torch.tensor([e.weight for e in examples], dtype=torch.float32),
-        tokens=sum(lengths),
+        spans=[(start, length, e.index) for start, length, e in zip(starts, lengths, examples, strict=True)],
     )

@@ -18,6 +18,7 @@ from tasft.errors import UserError
 from tasft.loss.inputs import LossInputs
 from tasft.loss.objective import Objective, Terms
 from tasft.loss.vocabulary import TokenEmbedding
+from tasft.model.dropout import with_example_dropout
 from tasft.train.head import SplitModel
 from tasft.train.schedule import Schedule, rate
 
@@ -71,6 +72,7 @@ class FineTuning(lightning.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the adapter alone
         self.model = model
+        self.draws, self.draw = with_example_dropout(model), 0
         self.parts, self.embedding = parts, embedding
         self.objective, self.cutting = objective, cutting
         self.make_optimizer, self.schedule, self.clip = make_optimizer, schedule, clip
@@ -92,8 +94,9 @@ class FineTuning(lightning.LightningModule):
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Gradients of all micro-batches of this rank, then one optimizer step; UserError if a loss is not finite."""
-        # dropout is a function of (seed, step, rank): a resumed run draws what an undisturbed one draws
-        torch.manual_seed(random.Random(f"{self.seed} step {batch.step} rank {self.global_rank}").getrandbits(63))
+        # all that is drawn is a function of (seed, step), so a resumed run draws what an undisturbed one draws
+        self.draw = random.Random(f"{self.seed} step {batch.step}").getrandbits(40)
+        torch.manual_seed(self.draw)
         optimizer: Any = self.optimizers(use_pl_optimizer=True)
         world = self.trainer.world_size
         # a rank without examples takes part with one that weighs nothing
@@ -134,6 +137,7 @@ class FineTuning(lightning.LightningModule):
 
     def terms(self, micro: MicroBatch) -> Terms:
         """What the micro-batch contributes to the step's loss; response tokens are gathered before the head."""
+        self.draws.spans = [(start, length, self.draw * 65_537 + place) for start, length, place in micro.spans]
         hidden = self.parts.hidden(micro.input_ids, micro.position_ids, micro.attention_mask)
         hidden = hidden.flatten(0, 1)[micro.at]  # (N, D)
         toxic = micro.toxic[micro.row]  # (N,)

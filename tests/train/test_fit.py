@@ -12,12 +12,13 @@ from tests.train.tiny import batches, module
 TERMS = ("loss", "safe_loss", "toxic_loss")
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("loss", ["sft", "emd", "nlcl"])
-def test_each_terms_trajectory_is_that_of_any_micro_batch(loss, train):
-    wanted = train(module(loss, max_tokens=10_000), batches(loss))
+def test_each_terms_trajectory_is_that_of_any_micro_batch(loss, dropout, train):
+    wanted = train(module(loss, dropout, max_tokens=10_000), batches(loss))
     assert [row["step"] for row in wanted] == list(range(1, 13))  # 40 rows at 12: 4 steps an epoch, the last one short
     for budget, packing in ((1, False), (60, False), (10_000, True)):
-        got = train(module(loss, max_tokens=budget, packing=packing), batches(loss))
+        got = train(module(loss, dropout, max_tokens=budget, packing=packing), batches(loss))
         for term in TERMS:
             torch.testing.assert_close([row[term] for row in got], [row[term] for row in wanted], rtol=1e-5, atol=1e-6)
     if loss != "sft":
