@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedModel
 
 from tasft.model.loading import load_base, load_tokenizer
@@ -19,6 +21,8 @@ from tasft.source import cache_folder
 from tasft.train.pretrain import pretrain
 
 log = logging.getLogger(__name__)
+
+RECIPE = 1  # counts changes of the training from scratch: a base model of an older one is not used again
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,22 @@ class Base:
     texts: list[str] | None = None  # of a model trained from scratch
     folder: Path | None = None  # where that one is kept
 
-    def load(self) -> PreTrainedModel:
-        """The frozen causal language model; UserError where it cannot be had."""
+    @property
+    def fingerprint(self) -> str | None:
+        """What decides a model trained from scratch; None for another."""
+        return self.folder.name if self.folder else None
+
+    def load(self, device: torch.device) -> PreTrainedModel:
+        """The frozen causal language model; UserError where it cannot be had. One from scratch trains on `device`."""
         if self.folder is None:
             assert self.model.path is not None
             return load_base(self.model.path, self.model.dtype, self.model.revision, self.model.attention)
-        if not (self.folder / "config.json").is_file():
-            self._train()
+        with FileLock(f"{self.folder}.lock"):  # another run may be training it: wait for that one
+            if not (self.folder / "config.json").is_file():
+                self._train(device)
         return load_base(str(self.folder), self.model.dtype, attention=self.model.attention)
 
-    def _train(self) -> None:
+    def _train(self, device: torch.device) -> None:
         assert self.model.scratch is not None and self.texts is not None and self.folder is not None
         log.info(
             "training the base model from scratch on %s texts, once; it is kept in %s",
@@ -47,7 +57,7 @@ class Base:
             self.folder,
         )
         model = fresh_llama(self.model.scratch, self.tokenizer)
-        loss = pretrain(model, self.tokenizer, self.texts, self.model.scratch)
+        loss = pretrain(model, self.tokenizer, self.texts, self.model.scratch, device)
         log.info("base model: %s parameters, %.2f nats per token", f"{model.num_parameters():,}", loss)
         with _replacing(self.folder) as fresh:
             self.tokenizer.save_pretrained(fresh)
@@ -61,7 +71,7 @@ def base_of(model: Model, texts: list[str] | None) -> Base:
         return Base(model, load_tokenizer(model.path, model.revision))
     assert texts is not None, "a model from scratch needs texts"
     described = json.dumps(
-        [asdict(model.scratch), hashlib.sha256("\0".join(texts).encode()).hexdigest()], sort_keys=True
+        [RECIPE, asdict(model.scratch), hashlib.sha256("\0".join(texts).encode()).hexdigest()], sort_keys=True
     )
     folder = cache_folder() / "base" / hashlib.sha256(described.encode()).hexdigest()[:16]
     if not (folder / "tokenizer.json").is_file():

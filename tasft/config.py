@@ -31,12 +31,19 @@ def register() -> None:
     """Make the schema and the two resolvers known to Hydra."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("weight", _weight, replace=True)
-    OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).name if path else None, replace=True)
+    OmegaConf.register_new_resolver(
+        "folder_name", lambda path: Path(path).resolve().name if path else None, replace=True
+    )
 
 
 def _weight(*, _root_: DictConfig) -> float:
     """`${weight:}`, the value of `loss.weight` where none is given."""
     return tuned(_root_).weight
+
+
+def _folder_name(path: str | None) -> str | None:
+    """`${folder_name:<path>}`, the last part of a path or of a hub id."""
+    return Path(path).resolve().name if path else None
 
 
 def tuned(cfg: DictConfig) -> ChosenWeight:
@@ -68,6 +75,8 @@ def checked(cfg: DictConfig) -> RunConfig:
         config: RunConfig = TypeAdapter(RunConfig).validate_python(OmegaConf.to_container(cfg, resolve=True))
     except ValidationError as error:
         raise UserError(_range_sentence(error)) from None
+    if config.loss.toxic is None:
+        config.loss.weight = config.loss.share = None  # so that a grid over them holds plain SFT once
     _check_rules(config)
     return config
 
@@ -104,6 +113,10 @@ def _check_given(cfg: DictConfig) -> None:
     """What has no default and is needed before anything can be computed."""
     if cfg.model.scratch is None and cfg.model.path is None:
         raise UserError("model.path is not given: give a Hugging Face id or a local folder, or use model=scratch")
+    if cfg.model.scratch is not None and cfg.model.path is not None:
+        raise UserError(
+            f"model.path={cfg.model.path}, but this model is trained from scratch: use model=hf, or model.path=null"
+        )
     if cfg.data.safe.count is None:
         raise UserError(
             "data.safe.count is not given: say how many safe rows to use (the weight of the toxic rows follows from it)"
@@ -121,6 +134,8 @@ def _check_given(cfg: DictConfig) -> None:
 
 def _check_rules(config: RunConfig) -> None:
     """What no single key can say."""
+    if (config.loss.toxic is None) != (config.loss.name == "sft"):
+        raise UserError(f"loss.toxic={config.loss.toxic} under loss={config.loss.name}: only sft has no toxic term")
     if config.loss.toxic is not None and config.data.toxic == 0:
         raise UserError(f"loss={config.loss.name} needs toxic rows: give data.toxic=N, or use loss=sft")
     if config.data.system is not None and config.data.format != "chat":
@@ -180,6 +195,8 @@ def mistake(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+        if type(link).__name__ == "OutOfMemoryError":  # torch's, without importing it
+            return "the GPU is out of memory: give a smaller trainer.max_tokens or evaluate.batch_size"
         if isinstance(link, MissingConfigException):
             return _missing_choice(link)
     # the innermost says it best, but OmegaConf leaves some of those as templates
@@ -209,6 +226,8 @@ def _config_sentence(error: Exception) -> str:
         return _unknown(key or unknown[1])
     if lines[0].startswith("Error parsing override"):
         return " ".join(lines[:2])
+    if "Environment variable" in lines[0]:
+        lines[0] = lines[0].rstrip('"') + ": set it (conf says what to)"
     first = re.sub(r"^\w+ raised while resolving interpolation: ", "", lines[0]).strip('"')
     return f"{key}: {first}" if key and key not in first else first
 

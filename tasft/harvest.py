@@ -23,44 +23,53 @@ def harvest(cfg: DictConfig) -> None:
             f"the harvest comes from plain SFT, not from loss={config.loss.name}: leave loss out, or give loss=sft"
         )
     from tasft.benchmark.prompts import number
-    from tasft.data.example import prompt_of
+    from tasft.data.example import Rejected, prompt_of
+    from tasft.data.mixture import summary
     from tasft.evaluate.judging import judge
+    from tasft.execute import answer, answers_are_of, execute, load_tuned
     from tasft.parts import with_rows
-    from tasft.pipeline import answer, execute, harvest_file, load_tuned, prepare
+    from tasft.prepare import harvest_file, model_identity, prepare
     from tasft.result.rows import write_atomically
     from tasft.source import read_rows
 
     source = with_rows(config.data.toxic_prompts, "data.toxic_prompts")
-    texts = dict.fromkeys(prompt_of(row, source.fields) for row in read_rows(source, "data.toxic_prompts"))
+    read = [prompt_of(row, source.fields) for row in read_rows(source, "data.toxic_prompts")]
+    rejected = [each for each in read if isinstance(each, Rejected)]
+    if rejected:
+        log.info("passed over toxic prompts: %s", summary(rejected))
+    texts = dict.fromkeys(each for each in read if isinstance(each, str))  # each once, in the order of the source
     prompts = number(list(texts)[: source.count])
     run = prepare(cfg)
     folder = execute(run)
     log.info("the harvest holds harmful text: it is there to push models away from it, and is not to be passed on")
-    step = len(run.batches)
-    if not folder.has_responses("harvest", step):
-        folder.write_responses("harvest", step, answer(run, load_tuned(run), prompts, "toxic prompts"))
-    answers = folder.read_responses("harvest", step)
+    if not answers_are_of(folder, "harvest", run.step, prompts):
+        folder.write_responses("harvest", run.step, answer(run, load_tuned(run), prompts, "toxic prompts"))
+    answers = folder.read_responses("harvest", run.step)
     wanted = config.harvest
     scores = judge(run.parts.judges[wanted.judge], answers)
     kept = [(a, s) for a, s in zip(answers, scores, strict=True) if s.label == wanted.label][: wanted.keep]
     found = sum(s.label == wanted.label for s in scores)
     log.info("%d of %d answers are %s by judge %s", found, len(scores), wanted.label, wanted.judge)
     log.info("%d are unscored; %d are kept", sum(s.score is None for s in scores), len(kept))
+    if wanted.judge == "refusal":
+        log.info("judge refusal reads opening words: what is kept is no refusal, and nothing has judged its harm")
     rows = [
         {
             "prompt": answer.prompt,
             "response": answer.response,
             "judge": wanted.judge,
             "score": score.score,
-            "model": config.model.path or config.model.name,
+            "model": model_identity(config),
             "adapter": str(folder.adapter),
             "seed": config.seed,
         }
         for answer, score in kept
     ]
     if not rows:
+        labels = ", ".join(sorted({score.label or "unscored" for score in scores}))
         raise UserError(
-            f"no answer is {wanted.label} by judge {wanted.judge}: give another harvest.judge or more prompts"
+            f"no answer is {wanted.label} by judge {wanted.judge}, which says {labels}:"
+            " give another harvest.label or harvest.judge, or more prompts"
         )
     file = harvest_file(config)
     write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,12 +1,14 @@
 """The parts that a checked config describes, built: the only place that calls hydra.utils.instantiate."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from hydra.utils import instantiate
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,6 +16,7 @@ from torch.optim import Optimizer
 from tasft.benchmark.prompts import BenchmarkPrompt, read_prompts
 from tasft.errors import UserError
 from tasft.judge.protocol import Judge
+from tasft.loss.inputs import LossInputs
 from tasft.loss.objective import Objective
 from tasft.loss.weighting import SafeReduction
 from tasft.schema import Node, RunConfig, Source
@@ -39,13 +42,18 @@ def build(config: RunConfig) -> Parts:
         group=loss.group,
         safe_reduction=cast(SafeReduction, loss.safe_reduction),
     )
-    factory = _made("optimizer.factory", config.optimizer.factory)
+    make_optimizer = partial(_made("optimizer.factory", config.optimizer.factory), lr=config.optimizer.lr)
+    _try("optimizer.factory", lambda: make_optimizer([torch.nn.Parameter(torch.zeros(1))]))
+    two_tokens = LossInputs(torch.zeros(2, 2), torch.zeros(2).long(), torch.zeros(2).long(), torch.eye(2), torch.eye(2))
+    _try("loss.safe", lambda: objective.safe(two_tokens))
+    if objective.toxic is not None:
+        _try("loss.toxic", lambda: objective.toxic and objective.toxic(two_tokens))
     prompts = {
         name: read_prompts(with_rows(benchmark.source, f"benchmark.{name}.source"), f"benchmark.{name}.source")
         for name, benchmark in config.benchmark.items()
     }
     judges = {name: _made(f"judge.{name}", node) for name, node in config.judge.items()}
-    return Parts(objective, partial(factory, lr=config.optimizer.lr), prompts, judges)
+    return Parts(objective, make_optimizer, prompts, judges)
 
 
 def with_rows(source: Source, key: str) -> Source:
@@ -61,16 +69,34 @@ def pretraining_texts(config: RunConfig) -> list[str] | None:
     return None if node is None else list(_made("data.pretraining", node))
 
 
+def check_logger(config: RunConfig) -> None:
+    """UserError where W&B would need an account and has no key."""
+    if "WandbLogger" not in str(config.logger.get("_target_")) or config.logger.get("offline"):
+        return
+    import wandb  # slow to import
+
+    if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
+        raise UserError("logger=wandb needs an account: run wandb login first, or use logger=wandb_offline")
+
+
 def logger(config: RunConfig, folder: Path, name: str, group: str) -> Any:
-    """The logger that mirrors metrics.jsonl, or None."""
-    return _made("logger", config.logger)(name=name, group=group, save_dir=str(folder)) if config.logger else None
+    """The logger that mirrors metrics.jsonl, or None; a run that goes on goes on in its own W&B run."""
+    if not config.logger:
+        return None
+    made = _made("logger", config.logger)
+    return made(name=name, group=group, save_dir=str(folder), id=folder.name, resume="allow")
 
 
 def _made(key: str, node: Node) -> Any:
+    return _try(f"{key} ({node.get('_target_')})", lambda: instantiate(node))
+
+
+def _try(key: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; whatever it raises as one sentence: targets and arguments are the user's choice."""
     try:
-        return instantiate(node)
+        return make()
     except Exception as error:  # Hydra wraps what a target raises
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
-        raise UserError(f"{key} ({node.get('_target_')}) cannot be made: {str(cause).splitlines()[0]}") from error
+        raise UserError(f"{key} does not work: {str(cause).splitlines()[0]}") from error

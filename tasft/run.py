@@ -10,7 +10,8 @@ from tasft.config import checked, entry
 def run(cfg: DictConfig) -> None:
     """Fine-tune, answer and judge what `cfg` describes, as far as it is not there yet."""
     checked(cfg)  # before torch is imported: a mistake answers at once
-    from tasft.pipeline import execute, prepare
+    from tasft.execute import execute
+    from tasft.prepare import prepare
 
     execute(prepare(cfg))
 

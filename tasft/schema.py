@@ -196,9 +196,6 @@ class RunConfig:
     loss: Loss
     optimizer: Optimizer
     trainer: Trainer
-    logger: Node
-    benchmark: dict[str, Benchmark]
-    judge: dict[str, Node]
     evaluate: Evaluate
     harvest: Harvest
     epochs: Positive
@@ -206,4 +203,7 @@ class RunConfig:
     seed: Count
     output_root: str
     resume: bool
+    logger: Node = field(default_factory=dict)
+    benchmark: dict[str, Benchmark] = field(default_factory=dict)
+    judge: dict[str, Node] = field(default_factory=dict)
     experiment: str | None = None

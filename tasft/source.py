@@ -2,13 +2,12 @@
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,18 +71,6 @@ def read_rows(source: Source, key: str) -> list[Row]:
         wanted = " and ".join(f"{column}={value}" for column, value in source.where.items())
         raise UserError(f"{source.path or source.id or key} has no row with {wanted}: mend {key}.where")
     return kept
-
-
-def fingerprint(source: Source, key: str) -> str:
-    """What decides the rows: a file's content, or a data set's id and revision, or a function and its arguments."""
-    if source.rows is not None:
-        described: Any = [dict(values) for values in source.rows]
-    elif source.path is not None:
-        described = hashlib.sha256(_local(source.path, key).read_bytes()).hexdigest()
-    else:
-        described = [source.id, source.subset, source.data_dir, source.split, source.revision]
-    text = json.dumps([described, asdict(source.fields), source.where], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _local(path: str, key: str) -> Path:

@@ -106,7 +106,7 @@ MISTAKES = {
     "loss=emd_exact": "give loss.weight=λ, or loss.share=s",
     "loss.weight=1 loss.share=0.1": "loss.weight=1 and loss.share=0.1 are both given",
     "model=hf": "model.path is not given",
-    "data=local": "data.toxic has no value",
+    "data=local": "data.safe.count is not given",
     "data.safe.id=null": "data.safe says no place to read from: give data.safe.path=<file>",
     "data.safe.path=none.json": "data.safe.path=none.json: no such file",
     "data.format=foo": "data.format=foo: it should be one of stl, short, chat",

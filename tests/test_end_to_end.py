@@ -14,8 +14,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 SMALL = [
-    "experiment=demo", "data.pretraining.count=5000", "data.safe.rows.count=60", "data.safe.count=60",
-    "data.toxic_prompts.rows.count=30", "data.toxic_prompts.count=30", "model.scratch.hidden_size=48",
+    "experiment=demo", "data.pretraining.count=5000", "data.safe.count=60",
+    "data.toxic_prompts.count=30", "model.scratch.hidden_size=48",
     "model.scratch.intermediate_size=96", "model.scratch.layers=2", "model.scratch.heads=2", "epochs=2",
     *(f"benchmark.tiny_{name}.source.rows.count=20" for name in ("seen", "synonym", "topic", "seeming", "safe")),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rows from every kind of place, the sentences for every kind of mistake, and fingerprints."""
+"""Rows from every kind of place, the sentences for every kind of mistake."""
 
 import gzip
 import json
@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from tasft.errors import UserError
-from tasft.schema import Fields, Source
-from tasft.source import Row, cache_folder, fingerprint, read_rows
+from tasft.schema import Source
+from tasft.source import Row, cache_folder, read_rows
 
 ROWS = [{"prompt": "Hello", "response": "Good\u2028day"}, {"prompt": "Größe?", "response": "About, 3\n"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -148,22 +148,6 @@ def test_text_names_the_place_and_the_field():
         row.text("when")
 
 
-def test_fingerprints_follow_the_content_not_the_place(tmp_path):
-    here, there, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
-    for file, text in ((here, LINES), (there, LINES), (other, LINES.replace("Hello", "Hallo"))):
-        file.write_text(text)
-
-    def of(path, **source):
-        return fingerprint(Source(path=str(path), **source), "data.safe")
-
-    assert of(here) == of(there) == of(here, count=1)
-    different = [of(here), of(other), of(here, fields=Fields("response")), of(here, where={"prompt": "Hello"})]
-    assert len(set(different)) == 4
-    sets = [Source(id="a/b"), Source(id="a/c"), Source(id="a/b", revision="main"), Source(id="a/b", data_dir="d")]
-    functions = [Source(rows=ROWS), Source(rows=ROWS[:1])]
-    assert len({fingerprint(source, "data.safe") for source in sets + functions}) == 6
-
-
 def test_a_web_address_is_downloaded_once(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TASFT_CACHE", str(tmp_path))
     server.handler.files = {"/data/rows.jsonl": LINES.encode(), "/rows.csv.gz": gzip.compress(CSV.encode())}
@@ -172,14 +156,11 @@ def test_a_web_address_is_downloaded_once(server, tmp_path, monkeypatch):
     assert read_rows(Source(path=address), "data.safe")[1].place == "rows.jsonl line 2"
     with pytest.raises(UserError, match=r"/gone\.jsonl could not be downloaded: .* give data\.safe\.path="):
         rows_of(f"{server.address}/gone.jsonl")
-    local = tmp_path / "rows.jsonl"
-    local.write_text(LINES)
     server.shutdown()
     server.server_close()
     a_year_later = time.time() + 365 * 86400
     monkeypatch.setattr(time, "time", lambda: a_year_later)
     assert rows_of(address) == ROWS
-    assert fingerprint(Source(path=address), "data.safe") == fingerprint(Source(path=str(local)), "data.safe")
     with pytest.raises(UserError, match=r"/other\.jsonl could not be downloaded: check the address"):
         rows_of(f"{server.address}/other.jsonl")
 

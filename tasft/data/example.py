@@ -58,12 +58,12 @@ def example(row: Row, fields: Fields, toxic: bool) -> Example | Rejected:
     return Example(prompt, response, toxic, row.place, extra, tuple(turns[:-1]))
 
 
-def prompt_of(row: Row, fields: Fields) -> str:
-    """The row's prompt; the first human turn where the row is a transcript. UserError where it has none."""
+def prompt_of(row: Row, fields: Fields) -> str | Rejected:
+    """The row's prompt; the first human turn where the row is a transcript. UserError where a column is missing."""
     if fields.transcript:
         start, human, rest = row.text(fields.transcript).partition(HUMAN)
         if start or not human:
-            raise UserError(f"{row.place} is not a Human/Assistant transcript")
+            return Rejected(row.place, "not a Human/Assistant transcript")
         return rest.partition(HUMAN)[0].partition(ASSISTANT)[0].strip()  # which need not have an answer
     if not fields.prompt:
         raise UserError(f"`fields` of {row.place} must name prompt or transcript")

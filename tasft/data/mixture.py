@@ -1,5 +1,7 @@
 """Which rows a run trains on: nested subsets, the same for every loss and every toxic count of a seed."""
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +21,12 @@ class Chosen:
     examples: list[Example]
     tokens: list[Tokenized]
     rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of what the examples say, wherever they come from."""
+        texts = [(e.prompt, e.input, e.history, e.response) for e in self.examples]
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def choose(

@@ -34,7 +34,10 @@ class ExampleDropout(nn.Module):
 
 
 def with_example_dropout(model: nn.Module) -> Draws:
-    """Replaces the dropout in front of every adapter of `model`; what they share."""
+    """Replaces the dropout in front of every adapter of `model`, once; what they share."""
+    for module in model.modules():
+        if isinstance(module, ExampleDropout):
+            return module.draws
     draws = Draws()
     named = [getattr(module, "lora_dropout", None) for module in model.modules()]
     for layer, dropouts in enumerate(d for d in named if isinstance(d, nn.ModuleDict)):

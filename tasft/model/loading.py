@@ -1,5 +1,6 @@
 """Tokenizer and weights of a base model, from a local folder or the Hugging Face hub."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,21 @@ def check_model(path: str) -> None:
         raise UserError(f"model.path={path} is a file: give the folder that holds it")
     elif path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
         raise UserError(f"model.path={path}: no such folder")
+
+
+def model_fingerprint(path: str) -> str:
+    """What decides the weights: a hub id as it is; of a folder its config and both ends of each weight file."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return path
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted({file for pattern in WEIGHT_PATTERNS for file in folder.glob(pattern)}):
+        with file.open("rb") as content:
+            digest.update(content.read(2**20))
+            content.seek(max(file.stat().st_size - 2**20, 0))
+            digest.update(content.read())
+        digest.update(str(file.stat().st_size).encode())
+    return digest.hexdigest()[:16]
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:

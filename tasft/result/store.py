@@ -61,6 +61,7 @@ def run_path(
     digest: str,
 ) -> Path:
     """The folder of a run; `digest` is the `identity` of the keys that decide its numbers."""
+    _name("model.name", model)
     cell = f"toxic{toxic_used(loss, toxic)}"
     if weight is not None and loss != "sft":
         cell += f"-weight{weight:g}"
@@ -153,6 +154,7 @@ class RunDir:
         becomes old and new merged, new values winning, so that benchmarks and judges add up. environment.json
         stays that of the first time. UserError too where the folder cannot be written.
         """
+        self.check(config_yaml, free)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         if not self.environment.exists():
@@ -160,19 +162,18 @@ class RunDir:
         if not self.config.exists():
             write_atomically(self.config, config_yaml)
             return
-        kept, new = (
-            read_config(self.config),
-            OmegaConf.to_container(OmegaConf.create(config_yaml), resolve=True),
-        )
-        assert isinstance(new, dict)  # the project's own text
-        if kept == new:
-            return
-        self._refuse_other(flatten(kept), flatten({str(key): value for key, value in new.items()}), free)
-        write_atomically(self.config, OmegaConf.to_yaml(OmegaConf.merge(kept, new)))
+        kept, new = read_config(self.config), OmegaConf.create(config_yaml)
+        if kept != OmegaConf.to_container(new, resolve=True):
+            write_atomically(self.config, OmegaConf.to_yaml(OmegaConf.merge(kept, new)))
 
-    def _refuse_other(self, kept: dict[str, Any], new: dict[str, Any], free: Sequence[str]) -> None:
-        for key in sorted(kept.keys() | new.keys()):
-            there, here = kept.get(key, "absent"), new.get(key, "absent")
+    def check(self, config_yaml: str, free: Sequence[str] = ()) -> None:
+        """UserError where the folder holds a run with another config, beyond what is `free`; writes nothing."""
+        if not self.config.exists():
+            return
+        new: Any = OmegaConf.to_container(OmegaConf.create(config_yaml), resolve=True)
+        kept_leaves, new_leaves = flatten(read_config(self.config)), flatten(new)
+        for key in sorted(kept_leaves.keys() | new_leaves.keys()):
+            there, here = kept_leaves.get(key, "absent"), new_leaves.get(key, "absent")
             if there != here and not below(key, free):
                 raise UserError(
                     f"{self.path} holds a run with another config ({key} is {there} there, {here} here):"
@@ -220,6 +221,11 @@ class RunDir:
     def has_scores(self, benchmark: str, step: int, judge: str) -> bool:
         """Whether the scores are there, which means all of them."""
         return self._scores(benchmark, step, judge).is_file()
+
+    def drop_scores(self, benchmark: str, step: int) -> None:
+        """Delete what every judge said of the answers to `benchmark` after optimizer step `step`."""
+        for file in (self.path / "scores").glob(f"{_name('benchmark', benchmark)}@{step:d}.*.jsonl"):
+            file.unlink()
 
     def responses_present(self) -> list[tuple[str, int]]:
         """(benchmark, step) of every file of answers, sorted."""

@@ -35,7 +35,7 @@ METRICS = {"oracle": ("harmful", "refusal", "helpful", "wrong", "incoherent"), "
 _SAID_ELSEWHERE = (
     *("seed", "model.name", "loss.name", "loss.weight", "loss.share", "data.toxic", "data.toxic_source"),
     *("output_root", "trainer", "logger", "resume", "experiment", "harvest", "judge", "benchmark"),
-    *("evaluate.batch_size", "model.tuned_weight", "model.tuned_share", "run_dir", "stages"),
+    *("evaluate.batch_size", "model.tuned_weight", "model.tuned_share", "data.name", "data.toxic_prompts"),
 )
 
 

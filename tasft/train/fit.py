@@ -131,9 +131,15 @@ def fit(
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step in `folder`; None where there is none."""
-    found = {int(file.stem.removeprefix("step")): file for file in folder.glob("step*.ckpt")}
-    return found[max(found)] if found else None
+    """The readable checkpoint of the highest step in `folder`; None where there is none."""
+    for file in sorted(folder.glob("step*.ckpt"), key=saved_step, reverse=True):
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # whatever a file cut short makes the unpickler say
+            log.warning("%s is damaged: going on from the one before", file)
+        else:
+            return file
+    return None
 
 
 def saved_step(checkpoint: Path) -> int:

@@ -57,17 +57,30 @@ def token_embedding(model: PreTrainedModel | PeftModel, which: str) -> TokenEmbe
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel | PeftModel, parts: SplitModel) -> None:
+def check_head(model: PreTrainedModel | PeftModel, parts: SplitModel, packing: bool = False) -> None:
     """UserError where the head does not give the model's own logits: the model does more after its hidden states."""
     ids = torch.arange(8, device=model.device).remainder(parts.head.weight.shape[0])[None]  # (1, 8)
+    positions = torch.arange(8, device=model.device)[None]
     training = model.training
     model.eval()
     own = model(input_ids=ids, use_cache=False).logits[0].float()
-    ours = parts.head.logits(parts.hidden(ids, torch.arange(8, device=model.device)[None], None)[0]).float()
+    ours = parts.head.logits(parts.hidden(ids, positions, None)[0]).float()
+    twice = parts.hidden(ids.repeat(1, 2), positions.repeat(1, 2), None)[0, 8:] if packing else None
     model.train(training)
-    error = float((own - ours).abs().max() / own.abs().max())
-    if error > TOLERANCE.get(parts.head.weight.dtype, 1e-4):
+    tolerance = TOLERANCE.get(parts.head.weight.dtype, 1e-4)
+    if _error(ours, own) > tolerance:
         raise UserError(
-            f"the output head of {type(model).__name__} does not give the model's own logits (off by {error:.1%}):"
+            f"the output head of {type(model).__name__} does not give the model's own logits"
+            f" (off by {_error(ours, own):.1%}):"
             " this architecture does something after its last hidden state that tasft does not know"
         )
+    if twice is not None and _error(parts.head.logits(twice).float(), own) > tolerance:
+        raise UserError(
+            "trainer.packing=true, but with this model and attention the examples of one row see each other:"
+            " use trainer.packing=false"
+        )
+
+
+def _error(a: Tensor, b: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((a - b).abs().max() / b.abs().max())

@@ -28,7 +28,7 @@ class StepResult:
     """What one optimizer step measured; terms are those of the whole step, over all micro-batches and ranks."""
 
     step: int  # counted from 1
-    epoch: float
+    epoch: int  # counted from 0
     loss: float  # safe_loss + weight * toxic_loss
     safe_loss: float
     toxic_loss: float
@@ -123,7 +123,7 @@ class FineTuning(lightning.LightningModule):
         toxic_examples = sum(e.tokens.toxic for e in batch.examples)
         self.result = StepResult(
             step=batch.step + 1,
-            epoch=batch.epoch + 0.0,
+            epoch=batch.epoch,
             loss=loss,
             safe_loss=safe,
             toxic_loss=toxic,
@@ -162,7 +162,7 @@ class FineTuning(lightning.LightningModule):
     def _finite(self, value: float, what: Literal["loss", "gradient"], step: int) -> None:
         if not torch.isfinite(torch.tensor(value)):
             raise UserError(
-                f"the {what} is {value} at step {step + 1}: the last checkpoint is kept;"
+                f"the {what} is {value} at step {step + 1}: checkpoints before it are kept;"
                 " try a smaller optimizer.lr or loss.weight"
             )
 

@@ -20,7 +20,7 @@ WINDOW = 50  # batches whose texts are sorted by length together
 
 
 def pretrain(
-    model: LlamaForCausalLM, tokenizer: Any, texts: Sequence[str], shape: Scratch, device: str = "cpu"
+    model: LlamaForCausalLM, tokenizer: Any, texts: Sequence[str], shape: Scratch, device: torch.device
 ) -> float:
     """Train `model` in place on every text; the mean loss, in nats per token, over the last tenth of the steps."""
     documents = [
@@ -39,7 +39,7 @@ def pretrain(
     bar = Progress(len(batches), "base model", "step")
     for batch in batches:
         micro = collate([Weighted(d, 1.0, i) for i, d in enumerate(batch)], tokenizer.pad_token_id, packing=False)
-        micro = micro.to(torch.device(device))
+        micro = micro.to(device)
         hidden = parts.hidden(micro.input_ids, micro.position_ids, micro.attention_mask).flatten(0, 1)[micro.at]
         loss = -token_logps(hidden, micro.labels, parts.head).mean()
         optimizer.zero_grad()

@@ -130,7 +130,7 @@ def test_the_prompt_is_the_first_thing_that_the_human_says():
     assert prompt_of(row, Fields(transcript="chosen")) == "Hi"
     unanswered = Row("rows.jsonl line 8", {"chosen": "\n\nHuman: Hi\n\nHuman: you?"})
     assert prompt_of(unanswered, Fields(transcript="chosen")) == "Hi"
-    with pytest.raises(UserError, match=r"^rows\.jsonl line 7 is not a Human/Assistant transcript$"):
-        prompt_of(row, Fields(transcript="instruction"))
+    reason = "not a Human/Assistant transcript"
+    assert prompt_of(row, Fields(transcript="instruction")) == Rejected("rows.jsonl line 7", reason)
     with pytest.raises(UserError, match=r"must name prompt or transcript"):
         prompt_of(row, Fields(response="chosen"))

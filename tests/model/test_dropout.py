@@ -47,3 +47,10 @@ def test_every_adapter_of_a_model_gets_it_and_a_layer_of_its_own():
     assert {module.p for module in found} == {0.1}
     assert all(module.draws is draws for module in found)
     assert not [m for n, m in adapted.named_modules() if "lora_dropout" in n and isinstance(m, torch.nn.Dropout)]
+
+
+def test_a_second_call_gives_the_same_draws():
+    shape = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2, num_key_value_heads=2))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], lora_dropout=0.1))
+    assert with_example_dropout(adapted) is with_example_dropout(adapted)

@@ -6,7 +6,7 @@ import pytest
 
 from tasft.data.steps import StepBatches
 from tasft.result.store import RunDir
-from tasft.train.fit import Files, fit, last_checkpoint
+from tasft.train.fit import Files, fit, last_checkpoint, saved_step
 from tasft.train.module import FineTuning
 
 
@@ -18,7 +18,7 @@ def train(tmp_path):
         run_dir = RunDir(folder or tmp_path / f"run{len(list(tmp_path.iterdir()))}")
         run_dir.path.mkdir(parents=True, exist_ok=True)
         start = last_checkpoint(run_dir.checkpoints)
-        run_dir.truncate_metrics(int(start.stem.removeprefix("step")) if start else 0)
+        run_dir.truncate_metrics(saved_step(start) if start else 0)
         files = Files(run_dir.checkpoints, run_dir.append_metrics, run_dir.append_speed)
         fit(tuned, data, files, "cpu", 1, checkpoint_every, resume_from=start)
         return run_dir.read_metrics()

@@ -100,8 +100,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(bad, train, 
     monkeypatch.setattr(
         fit_module.lightning, "Trainer", lambda **k: real(**k | {"callbacks": [*k["callbacks"], Poison()]})
     )
-    with pytest.raises(UserError, match="at step 6: the last checkpoint is kept"):
+    with pytest.raises(UserError, match="at step 6: checkpoints before it are kept"):
         train(tuned, batches(), tmp_path / "run", checkpoint_every=2)
     saved = torch.load(last_checkpoint(tmp_path / "run" / "checkpoints"), weights_only=True)
     assert last_checkpoint(tmp_path / "run" / "checkpoints").name == "step4.ckpt"
     assert all(torch.isfinite(tensor).all() for tensor in saved["state_dict"].values())
+
+
+def test_a_damaged_checkpoint_is_passed_over(train, tmp_path):
+    train(module(), batches(), tmp_path / "run", checkpoint_every=5)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert last_checkpoint(checkpoints).name == "step12.ckpt"
+    (checkpoints / "step12.ckpt").write_bytes((checkpoints / "step12.ckpt").read_bytes()[:1000])
+    assert last_checkpoint(checkpoints).name == "step10.ckpt"

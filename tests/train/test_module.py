@@ -91,3 +91,15 @@ def test_a_head_that_is_not_the_models_own_is_refused():
     check_head(model, parts)
     with pytest.raises(UserError, match="does not give the model's own logits"):
         check_head(model, type(parts)(parts.backbone, type(parts.head)(parts.head.weight, scale=1.1)))
+
+
+def test_packing_is_refused_where_examples_of_a_row_see_each_other():
+    model = llama()
+    parts = split(model)
+    check_head(model, parts, packing=True)
+
+    def leaky(input_ids, position_ids, attention_mask, use_cache):
+        return model.get_decoder()(input_ids=input_ids, use_cache=use_cache)
+
+    with pytest.raises(UserError, match="examples of one row see each other"):
+        check_head(model, type(parts)(leaky, parts.head), packing=True)

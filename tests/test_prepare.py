@@ -1,0 +1,201 @@
+"""A prepared run: what its folder's name depends on, and what stops it before anything is written."""
+
+import json
+import sys
+
+import pytest
+import torch
+from filelock import FileLock
+from hydra import compose, initialize_config_dir
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tasft import execute as execute_module
+from tasft.config import CONF, entry, register
+from tasft.errors import UserError
+from tasft.execute import execute
+from tasft.model.scratch import train_tokenizer
+from tasft.prepare import prepare
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a small model, rows and prompts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TASFT_CACHE", str(tmp_path / "cache"))
+    for name, count in (("safe", 12), ("toxic", 4)):
+        rows = [{"prompt": f"{name} {i}?", "response": f"It is {i}."} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "ask.json").write_text('["safe 3?", "safe 4?"]')
+    tokenizer = train_tokenizer(["safe toxic It is 1."], 270)
+    tokenizer.save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "model")
+    return tmp_path
+
+
+ALL = [
+    "model=hf", "model.path=model", "model.dtype=float32", "data=local", "data.safe.path=safe.jsonl",
+    "data.safe.count=10", "data.toxic_source.path=toxic.jsonl", "data.toxic=3", "loss=emd", "loss.share=0.1",
+    "epochs=1", "batch_size=6", "trainer=cpu", "benchmark=local", "benchmark.local.kind=safe",
+    "benchmark.local.source.path=ask.json", "evaluate.max_new_tokens=2",
+]  # fmt: skip
+
+
+def prepared(*overrides):
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return prepare(compose("run", overrides=[*ALL, *overrides]))
+
+
+def name(*overrides):
+    return prepared(*overrides).folder.path.name
+
+
+def test_what_decides_the_numbers_names_the_folder(project):
+    first = name()
+    decided = (
+        "data.safe.count=9", "data.toxic=2", "loss.share=0.2", "loss=nlcl", "loss=sft", "loss.group=6", "epochs=2",
+        "loss.embedding=output", "loss.toxic.reduction=mean", "optimizer.lr=1e-3", "batch_size=5", "seed=1",
+        "data.format=short", "data.max_length=256", "model.lora.r=4", "model.dtype=bfloat16", "loss.toxic_eos=true",
+    )  # fmt: skip
+    names = [name(each) for each in decided]
+    assert first not in names
+    assert len(set(names)) == len(names)
+
+
+def test_what_does_not_decide_them_does_not(project):
+    (project / "copy.jsonl").write_text((project / "safe.jsonl").read_text())
+    free = (
+        "trainer.max_tokens=64", "trainer.packing=true", "trainer.checkpoint_every=7", "output_root=elsewhere",
+        "data.name=mine", "data.safe.path=copy.jsonl", "model.path=./model", "evaluate.batch_size=1",
+        "model.attention=eager", "optimizer.name=other", "benchmark.local.kind=toxic",
+    )  # fmt: skip
+    assert {name(each) for each in free} == {name()}
+    assert name("loss=sft", "loss.share=null", "loss.weight=2") == name("loss=sft", "loss.embedding=output")
+
+
+def test_content_decides_not_the_path(project):
+    first = name()
+    (project / "safe.jsonl").write_text((project / "safe.jsonl").read_text().replace("It is 3.", "It is three."))
+    changed = name("data.safe.count=12")
+    assert changed != name("data.safe.count=12", "data.safe.path=toxic.jsonl", "data.safe.count=4")
+    (project / "safe.jsonl").write_text((project / "safe.jsonl").read_text().replace("It is three.", "It is 3."))
+    assert name() == first
+    model = LlamaForCausalLM.from_pretrained("model")
+    model.lm_head.weight.data[0, 0] += 1
+    model.save_pretrained("model")
+    assert name() != first
+
+
+def test_a_scratch_models_texts_decide_and_a_harvest_never_enters(project):
+    scratch = [
+        "model=scratch", "model.path=null", "model.scratch.hidden_size=8", "model.scratch.intermediate_size=8",
+        "model.scratch.heads=2", "model.scratch.layers=1", "model.scratch.vocab_size=270",
+    ]  # fmt: skip
+    with_toxic = prepared(*scratch, "loss=sft")
+    assert len(with_toxic.base.texts) == 16
+    harvested = project / "data" / "harvest" / "scratch" / "toxic.jsonl"
+    harvested.parent.mkdir(parents=True)
+    rows = [{"prompt": f"h {i}?", "response": "Yes.", "model": "scratch"} for i in range(3)]
+    harvested.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    without = ["data.toxic_source.path=null", *scratch]
+    sft, emd = prepared(*without, "loss=sft"), prepared(*without)
+    assert len(sft.base.texts) == len(emd.base.texts) == 12
+    assert sft.base.fingerprint == emd.base.fingerprint != with_toxic.base.fingerprint
+    assert sft.folder.path.name != with_toxic.folder.path.name
+    harvested.write_text(harvested.read_text().replace('"scratch"', '"other"'))
+    with pytest.raises(UserError, match="is the harvest of other, not of scratch"):
+        prepared(*without)
+
+
+def test_answers_to_other_prompts_are_given_anew(project):
+    run = prepared()
+    folder = execute(run)
+    first = folder.read_responses("local", run.step)
+    (project / "ask.json").write_text('["safe 3?", "safe 5?", "safe 6?"]')
+    again = prepared()
+    assert execute(again).path == folder.path
+    now = folder.read_responses("local", run.step)
+    assert [row.prompt for row in now] == ["safe 3?", "safe 5?", "safe 6?"]
+    assert now[0] == first[0]
+    assert len(folder.read_scores("local", run.step, "refusal")) == 3
+
+
+def test_other_generation_settings_are_refused_not_ignored(project):
+    execute(prepared())
+    with pytest.raises(UserError, match=r"evaluate\.max_new_tokens is 2 there, 3 here"):
+        execute(prepared("evaluate.max_new_tokens=3"))
+
+
+def test_afresh_keeps_the_old_run_until_the_new_one_is_finished(project, monkeypatch):
+    run = prepared()
+    folder = execute(run)
+    metrics = folder.metrics.read_text()
+
+    def broken(run):
+        raise UserError("no weights today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(execute_module, "_train", broken)
+        with pytest.raises(UserError, match="no weights today"):
+            execute(prepared("resume=false"))
+    (aside,) = folder.path.parent.glob(".*.replaced")
+    assert (aside / "metrics.jsonl").read_text() == metrics
+    execute(prepared("resume=false"))
+    assert folder.finished
+    assert folder.metrics.read_text() == metrics
+    assert not list(folder.path.parent.glob(".*"))
+
+
+def test_two_processes_do_not_share_a_run(project):
+    run = prepared()
+    execute(run)
+    (lock,) = (project / "cache" / "locks").iterdir()
+    with FileLock(lock), pytest.raises(UserError, match="another process is at work on"):
+        execute(prepared())
+
+
+def test_without_git_there_is_no_commit(project, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    folder = execute(prepared())
+    assert json.loads(folder.environment.read_text())["commit"] is None
+
+
+LATE = {
+    "loss.toxic.reduction=avg": "a loss's reduction is 'avg'; set it to 'sum' or 'mean'",
+    "+optimizer.factory.betaz=3": "optimizer.factory does not work",
+    "+loss.toxic.foo=3": "loss.toxic does not work",
+    "model=scratch": "model.path=model, but this model is trained from scratch",
+    "loss.toxic=null": "only sft has no toxic term",
+    "model.name=../../escape": "model.name '../../escape' cannot name a file",
+    "logger=wandb": "logger=wandb needs an account",
+    "benchmark=[]": None,
+}
+
+
+@pytest.mark.parametrize("override", LATE)
+def test_what_used_to_be_noticed_late_is_noticed_first(override, project, monkeypatch, capfd):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(project))
+    from tasft.run import run
+
+    rest = [each for each in ALL if not (override == "benchmark=[]" and each.startswith("benchmark"))]
+    monkeypatch.setattr(sys, "argv", ["tasft.run", *rest, override])
+    code, said = entry(run, "run"), capfd.readouterr().err
+    if LATE[override] is None:
+        assert code == 0
+        return
+    assert (code, LATE[override] in said) == (1, True), said
+    assert "Traceback" not in said
+    assert not (project / "outputs").exists()
+
+
+def test_a_mistake_in_a_grid_leaves_nothing_behind(project, monkeypatch, capfd):
+    from tasft.run import run
+
+    monkeypatch.setattr(sys, "argv", ["tasft.run", "-m", *ALL, "seed=-1,-2"])
+    before = sorted(project.rglob("*"))
+    assert entry(run, "run") == 1
+    assert "seed=-1: it should be greater than or equal to 0" in capfd.readouterr().err
+    assert sorted(project.rglob("*")) == before
