@@ -139,7 +139,7 @@ class FineTuning(lightning.LightningModule):
         """What the micro-batch contributes to the step's loss; response tokens are gathered before the head."""
         self.draws.spans = [(start, length, self.draw * 65_537 + place) for start, length, place in micro.spans]
         hidden = self.parts.hidden(micro.input_ids, micro.position_ids, micro.attention_mask)
-        hidden = hidden.flatten(0, 1)[micro.at]  # (N, D)
+        hidden = hidden.flatten(0, 1)  # (M * L, D)
         toxic = micro.toxic[micro.row]  # (N,)
         safe_inputs = self._inputs(micro, hidden, ~toxic)
         if not bool(toxic.any()):
@@ -151,8 +151,9 @@ class FineTuning(lightning.LightningModule):
 
     def _inputs(self, micro: MicroBatch, hidden: Tensor, keep: Tensor) -> LossInputs:
         return LossInputs(
-            hidden[keep], micro.labels[keep], micro.row[keep], self.parts.head, self.embedding, size=len(micro.toxic)
-        )
+            hidden.index_select(0, micro.at[keep]),  # indexing with [] is slower backward
+            micro.labels[keep], micro.row[keep], self.parts.head, self.embedding, size=len(micro.toxic),
+        )  # fmt: skip
 
     def _no_sync(self) -> Any:
         """Gradients of all but the last micro-batch stay on their rank."""
