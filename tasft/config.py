@@ -62,7 +62,9 @@ def checked(cfg: DictConfig) -> RunConfig:
     """`cfg` with every interpolation resolved, as dataclasses, all ranges and rules held; else UserError."""
     raw = OmegaConf.to_container(cfg, resolve=False)
     for key in _missing(raw):
-        raise UserError(f"{key} has no value: give {key}=...")
+        group, _, leaf = key.rpartition(".")
+        drop = f", or drop it: '~{group}'" if leaf == "kind" else ""  # an experiment may set more than is chosen
+        raise UserError(f"{key} has no value: give {key}=...{drop}")
     _check_ranges(raw)
     _check_given(cfg)
     given = not OmegaConf.is_interpolation(cfg.loss, "weight") and cfg.loss.weight is not None
