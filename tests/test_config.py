@@ -107,7 +107,7 @@ MISTAKES = {
     "loss.weight=1 loss.share=0.1": "loss.weight=1 and loss.share=0.1 are both given",
     "model=hf": "model.path is not given",
     "data=local": "data.safe.count is not given",
-    "+benchmark.other.judges=[refusal]": "give benchmark.other.kind=..., or drop it: '~benchmark.other'",
+    "experiment=real_smoke": "benchmark.i_cona.kind has no value: give benchmark.i_cona.kind=..., or drop it:",
     "data.safe.id=null": "data.safe says no place to read from: give data.safe.path=<file>",
     "data.safe.path=none.json": "data.safe.path=none.json: no such file",
     "data.format=foo": "data.format=foo: it should be one of stl, short, chat",
