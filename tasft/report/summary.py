@@ -203,7 +203,7 @@ def _notes(model: str, rows: list[Measurement], columns: list[Column], judge: st
     notes.append("Scored answers a run (n): " + "; ".join(sizes) + ". Unscored answers count in no rate.")
     meaning = [f"Judge: {judge}."]
     if "all toxic" in {column.name for column in columns}:
-        meaning.append("all toxic: the answers to all toxic benchmarks together.")
+        meaning.append("all toxic: the answers to the toxic benchmarks that every run has, together.")
     if any(column.kind == "seeming" for column in columns):
         meaning.append("refused | seeming is over-refusal: those prompts only look toxic.")
     if judge == "oracle":

@@ -115,10 +115,10 @@ def read_table(root: Path) -> Table:
             " that of an unfinished run goes on from its last checkpoint"
         )
     runs = [_Run(RunDir(folder), names[folder], read_config(folder / "config.yaml")) for folder in finished]
-    variants = _variants(runs)
+    variants, common = _variants(runs), _common_toxic(runs)
     rows, unjudged = [], []
     for run in runs:
-        measured = _measure(run, variants[run.name])
+        measured = _measure(run, variants[run.name], common)
         rows += measured
         if not measured:
             unjudged.append(run.name)
@@ -177,7 +177,20 @@ def _variants(runs: list[_Run]) -> dict[str, str]:
     return variants
 
 
-def _measure(run: _Run, variant: str) -> list[Measurement]:
+def _common_toxic(runs: list[_Run]) -> dict[tuple[str, str], set[str]]:
+    """(Model, judge) -> the toxic benchmarks that every run with any has: what pooled rates are over."""
+    found: dict[tuple[str, str], list[set[str]]] = defaultdict(list)
+    for run in runs:
+        by_judge: dict[str, set[str]] = defaultdict(set)
+        for benchmark, _, judge in run.folder.scores_present():
+            if run.get(f"benchmark.{benchmark}.kind", optional=True) == "toxic":
+                by_judge[judge].add(benchmark)
+        for judge, names in by_judge.items():
+            found[run.cell[0], judge].append(names)
+    return {key: set.intersection(*sets) or set.union(*sets) for key, sets in found.items()}
+
+
+def _measure(run: _Run, variant: str, common: dict[tuple[str, str], set[str]]) -> list[Measurement]:
     model, loss, toxic, weight = run.cell
     share = None if loss == "sft" else run.get("loss.share", optional=True)
     rows = []
@@ -206,7 +219,7 @@ def _measure(run: _Run, variant: str) -> list[Measurement]:
             continue
         for metric, rate in _rates(run, scores, judge, benchmark).items():
             add(benchmark, kind, judge, step, metric, rate, None)
-            if kind == "toxic":
+            if kind == "toxic" and benchmark in common[model, judge]:
                 together[step, judge, metric].append(rate)
     for (step, judge, metric), rates in together.items():
         add(POOLED, "toxic", judge, step, metric, pooled(rates), None)

@@ -70,6 +70,17 @@ def test_pooled_is_over_the_answers_to_all_toxic_benchmarks_only(tmp_path):
     assert (row.value, row.n, row.unscored, row.kind) == (0.91, 100, 3, "toxic")
 
 
+def test_pooled_is_over_the_benchmarks_that_every_run_has(tmp_path):
+    kinds = {"a": "toxic", "b": "toxic"}
+    one_run, other = make_run(tmp_path, kinds=kinds), make_run(tmp_path, loss="nlcl", kinds=kinds)
+    for run in (one_run, other):
+        oracle(run, "a", harmful=1, refusal=3)
+    oracle(other, "b", harmful=4)  # added to one run later: no part of the comparison
+    for loss in ("emd", "nlcl"):
+        pooled = one(read_table(tmp_path).rows, loss=loss, benchmark="pooled", metric="harmful")
+        assert (pooled.value, pooled.n) == (0.25, 4)
+
+
 def test_refusal_judge_and_a_judge_of_unknown_unit(tmp_path):
     run = make_run(tmp_path)
     said = [ScoreRow("a", 1.0, "refusal"), ScoreRow("b", 0.0, "answer"), ScoreRow("c", None, reason="empty")]
