@@ -46,8 +46,9 @@ def build(config: RunConfig) -> Parts:
     _try("optimizer.factory", lambda: make_optimizer([torch.nn.Parameter(torch.zeros(1))]))
     two_tokens = LossInputs(torch.zeros(2, 2), torch.zeros(2).long(), torch.zeros(2).long(), torch.eye(2), torch.eye(2))
     _try("loss.safe", lambda: objective.safe(two_tokens))
-    if objective.toxic is not None:
-        _try("loss.toxic", lambda: objective.toxic and objective.toxic(two_tokens))
+    toxic = objective.toxic
+    if toxic is not None:
+        _try("loss.toxic", lambda: toxic(two_tokens))
     prompts = {
         name: read_prompts(with_rows(benchmark.source, f"benchmark.{name}.source"), f"benchmark.{name}.source")
         for name, benchmark in config.benchmark.items()
