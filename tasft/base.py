@@ -44,7 +44,7 @@ class Base:
         if self.folder is None:
             assert self.model.path is not None
             return load_base(self.model.path, self.model.dtype, self.model.revision, self.model.attention)
-        with FileLock(f"{self.folder}.lock"):  # another run may be training it: wait for that one
+        with _only_one(self.folder):
             if not (self.folder / "config.json").is_file():
                 self._train(device)
         return load_base(str(self.folder), self.model.dtype, attention=self.model.attention)
@@ -74,10 +74,17 @@ def base_of(model: Model, texts: list[str] | None) -> Base:
         [RECIPE, asdict(model.scratch), hashlib.sha256("\0".join(texts).encode()).hexdigest()], sort_keys=True
     )
     folder = cache_folder() / "base" / hashlib.sha256(described.encode()).hexdigest()[:16]
-    if not (folder / "tokenizer.json").is_file():
-        with _replacing(folder) as fresh:
-            train_tokenizer(texts, model.scratch.vocab_size).save_pretrained(fresh)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder):
+        if not (folder / "tokenizer.json").is_file():
+            with _replacing(folder) as fresh:
+                train_tokenizer(texts, model.scratch.vocab_size).save_pretrained(fresh)
     return Base(model, AutoTokenizer.from_pretrained(folder), texts, folder)
+
+
+def _only_one(folder: Path) -> FileLock:
+    """Waits while another run is making the same base model."""
+    return FileLock(f"{folder}.lock")
 
 
 class _replacing:
@@ -87,7 +94,6 @@ class _replacing:
         self.folder = folder
 
     def __enter__(self) -> Path:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.fresh = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".new-"))
         return self.fresh
 

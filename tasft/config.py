@@ -31,9 +31,7 @@ def register() -> None:
     """Make the schema and the two resolvers known to Hydra."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("weight", _weight, replace=True)
-    OmegaConf.register_new_resolver(
-        "folder_name", lambda path: Path(path).resolve().name if path else None, replace=True
-    )
+    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
 
 
 def _weight(*, _root_: DictConfig) -> float:

@@ -90,7 +90,7 @@ class Fields:
 
 @strict
 class Source:
-    """Where rows come from: one of `path` (local file), `id` (Hugging Face data set) and `rows` (a function)."""
+    """Where rows come from: `path` (file or web address) or `rows` (a function); where neither, `id` (Hugging Face)."""
 
     path: str | None = None
     id: str | None = None

@@ -1,5 +1,6 @@
 """The fine-tuning step: one forward pass per micro-batch for safe and toxic rows, one optimizer step per step batch."""
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -161,7 +162,7 @@ class FineTuning(lightning.LightningModule):
         return wrapped.no_sync() if hasattr(wrapped, "no_sync") else nullcontext()
 
     def _finite(self, value: float, what: Literal["loss", "gradient"], step: int) -> None:
-        if not torch.isfinite(torch.tensor(value)):
+        if not math.isfinite(value):
             raise UserError(
                 f"the {what} is {value} at step {step + 1}: checkpoints before it are kept;"
                 " try a smaller optimizer.lr or loss.weight"
