@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedModel
 
-from tasft.model.loading import load_base, load_tokenizer
+from tasft.model.loading import load_base, load_tokenizer, model_fingerprint
 from tasft.model.scratch import fresh_llama, train_tokenizer
 from tasft.schema import Model
 from tasft.source import cache_folder
@@ -34,10 +35,13 @@ class Base:
     texts: list[str] | None = None  # of a model trained from scratch
     folder: Path | None = None  # where that one is kept
 
-    @property
-    def fingerprint(self) -> str | None:
-        """What decides a model trained from scratch; None for another."""
-        return self.folder.name if self.folder else None
+    @cached_property
+    def identity(self) -> list[str | None]:
+        """What decides the weights: the recipe of a model trained from scratch, the content of a folder, a revision."""
+        if self.folder is not None:
+            return [self.folder.name]
+        assert self.model.path is not None
+        return [model_fingerprint(self.model.path), self.model.revision]
 
     def load(self, device: torch.device) -> PreTrainedModel:
         """The frozen causal language model; UserError where it cannot be had. One from scratch trains on `device`."""

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasft.errors import UserError
 from tasft.loss.tuned import ChosenWeight, chosen_weight
-from tasft.schema import RunConfig
+from tasft.schema import RunConfig, Source
 
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or a checkout
@@ -44,16 +44,23 @@ def _folder_name(path: str | None) -> str | None:
     return Path(path).resolve().name if path else None
 
 
-def tuned(cfg: DictConfig) -> ChosenWeight:
-    """The weight of `cfg`, its share and where they come from."""
+def tuned(cfg: DictConfig, safe: int | None = None) -> ChosenWeight:
+    """The weight of `cfg`, its share and where they come from; `safe`: the imitated rows, once they are counted."""
     loss, model, data = cfg.loss, cfg.model, cfg.data
     if loss.toxic is None:
         return ChosenWeight(0.0, 0.0, "this loss leaves toxic rows out")
     given = None if OmegaConf.is_interpolation(loss, "weight") else loss.weight
-    counts = (data.safe.count, data.toxic)
+    counts = (_imitated(cfg) if safe is None else safe, data.toxic)
     return chosen_weight(
         loss.name, model.name, given, loss.share, counts, loss.group, model.tuned_weight, model.tuned_share
     )
+
+
+def _imitated(cfg: DictConfig) -> int:
+    """How many rows are imitated, as far as the config can tell: a filter flags a share, or by a threshold."""
+    data, unlabelled = cfg.data, cfg.data.safe.count + cfg.data.harmful
+    flagged = round((cfg.saft.quantile or 0) * unlabelled) if data.filter else 0
+    return int(unlabelled - flagged + data.safe_answers + data.contrastive)
 
 
 def checked(cfg: DictConfig) -> RunConfig:
@@ -138,6 +145,7 @@ def _check_rules(config: RunConfig) -> None:
         raise UserError(f"loss.toxic={config.loss.toxic} under loss={config.loss.name}: only sft has no toxic term")
     if config.loss.toxic is not None and config.data.toxic == 0:
         raise UserError(f"loss={config.loss.name} needs toxic rows: give data.toxic=N, or use loss=sft")
+    _check_filter(config)
     if config.data.system is not None and config.data.format != "chat":
         raise UserError(f"data.system needs data.format=chat, but data.format={config.data.format}")
     for name, benchmark in config.benchmark.items():
@@ -146,10 +154,35 @@ def _check_rules(config: RunConfig) -> None:
                 f"no judge for benchmark {name}: it knows {', '.join(benchmark.judges)},"
                 f" but judge=[{','.join(config.judge)}]; add one to judge=[...]"
             )
-    if config.harvest.judge not in config.judge:
+
+
+def _check_filter(config: RunConfig) -> None:
+    """What a filter needs."""
+    data, saft = config.data, config.saft
+    if data.filter is None:
+        return
+    if data.filter == "saft_to_toxic" and config.loss.toxic is None:
         raise UserError(
-            f"harvest.judge={config.harvest.judge} is not among judge=[{','.join(config.judge)}]: add it there"
+            f"data.filter=saft_to_toxic makes rows toxic, which loss={config.loss.name} leaves out:"
+            " use data.filter=saft, or a loss with a toxic term"
         )
+    if saft.quantile is not None and saft.threshold is not None:
+        raise UserError(
+            f"saft.quantile={saft.quantile:g} and saft.threshold={saft.threshold:g} are both given: give one"
+        )
+    labelled = [given(source) for source in (saft.labelled.safe, saft.labelled.harmful)]
+    if any(labelled) != all(labelled):
+        raise UserError("saft.labelled needs both rows known to be safe and rows known to be harmful")
+    if saft.quantile is None and saft.threshold is None and not all(labelled):
+        raise UserError(
+            f"data.filter={data.filter} does not know which rows to flag: give saft.quantile=0.1 (a share of them),"
+            " saft.threshold, or a few known rows as saft.labelled.safe and saft.labelled.harmful"
+        )
+
+
+def given(source: Source) -> bool:
+    """Whether a source says where its rows come from."""
+    return source.path is not None or source.id is not None or source.rows is not None
 
 
 def entry(task: Callable[[DictConfig], object], config_name: str) -> int:

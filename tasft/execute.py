@@ -40,8 +40,10 @@ log = logging.getLogger(__name__)
 # keys that may differ between two calls of one run: where and how fast it runs, what is asked of its answers, and where
 # its rows lie, which count by their content
 FREE = (
-    *("trainer", "logger", "benchmark", "judge", "harvest", "output_root", "resume", "experiment", "optimizer.name"),
-    *("data.name", "data.safe", "data.toxic", "data.toxic_source", "data.toxic_prompts", "data.pretraining"),
+    *("trainer", "logger", "benchmark", "judge", "harvest", "contrastive", "inspect", "saft", "output_root", "resume"),
+    *("experiment", "optimizer.name", "data.name", "data.safe", "data.toxic", "data.toxic_source", "data.pretraining"),
+    *("data.toxic_prompts", "data.safe_answers", "data.safe_answers_source", "data.contrastive", "data.harmful"),
+    *("data.contrastive_source", "data.harmful_source", "data.contamination", "data.filter"),
     *("model.name", "model.path", "model.epochs", "model.attention", "model.tuned_weight", "model.tuned_share"),
     *("loss.weight", "loss.share", "loss.embedding", "loss.toxic_eos", "evaluate.batch_size"),
 )
@@ -52,7 +54,7 @@ MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 def execute(run: Run) -> RunDir:
     """Fine-tune, answer and judge whatever of it is not there yet; the run's folder."""
     folder, config = run.folder, _yaml(run)
-    with _alone(folder.path):
+    with alone(folder.path):
         aside = folder.path.with_name(f".{folder.path.name}.replaced")
         if not run.config.resume and folder.path.exists():
             _put_aside(folder.path, aside)
@@ -123,7 +125,7 @@ def _train(run: Run) -> PeftModel:
     split_model = split(model)
     check_head(model, split_model, config.trainer.packing)
     folder.create(_yaml(run), _environment(run), FREE)
-    _write_rejected(folder.rejected, run.safe.rejected + run.toxic.rejected)
+    _write_rejected(folder.rejected, [each for part in run.mixture.values() for each in part.rejected])
     checkpoint = last_checkpoint(folder.checkpoints)
     folder.truncate_metrics(saved_step(checkpoint) if checkpoint else 0)
     pad = run.base.tokenizer.pad_token_id
@@ -160,7 +162,7 @@ def _train(run: Run) -> PeftModel:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Keeps a second process on this machine out of the same run; UserError where one is at work."""
     name = sha256(str(path.absolute()).encode()).hexdigest()[:16]
     locks = cache_folder() / "locks"
@@ -192,22 +194,22 @@ def _yaml(run: Run) -> str:
 
 def _environment(run: Run) -> dict[str, Any]:
     """What else the numbers came from."""
-    config, device = run.config, run.device
+    device = run.device
     packages = ("tasft", "torch", "lightning", "transformers", "peft", "hydra-core", "tokenizers")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "world_size": 1,
-        "data": {"safe": run.safe.fingerprint, "toxic": run.toxic.fingerprint},
-        "licences": {"safe": config.data.safe.licence, "toxic": config.data.toxic_source.licence},
+        "data": {kind: {"rows": len(part.tokens), "sha256": part.fingerprint} for kind, part in run.mixture.items()},
+        "licences": run.licences,
         "weight": asdict(run.weight),
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of this checkout, -dirty where files are changed; None where tasft is installed from a wheel."""
     checkout = Path(__file__).parent.parent
     if not (checkout / ".git").exists():

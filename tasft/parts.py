@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from tasft.benchmark.prompts import BenchmarkPrompt, read_prompts
 from tasft.errors import UserError
+from tasft.generator.protocol import Generator
 from tasft.judge.protocol import Judge
 from tasft.loss.inputs import LossInputs
 from tasft.loss.objective import Objective
@@ -49,12 +50,26 @@ def build(config: RunConfig) -> Parts:
     toxic = objective.toxic
     if toxic is not None:
         _try("loss.toxic", lambda: toxic(two_tokens))
-    prompts = {
+    judges = {name: judge(config, name) for name in config.judge}
+    return Parts(objective, make_optimizer, benchmark_prompts(config), judges)
+
+
+def benchmark_prompts(config: RunConfig) -> dict[str, list[BenchmarkPrompt]]:
+    """The prompts of each benchmark."""
+    return {
         name: read_prompts(with_rows(benchmark.source, f"benchmark.{name}.source"), f"benchmark.{name}.source")
         for name, benchmark in config.benchmark.items()
     }
-    judges = {name: _made(f"judge.{name}", node) for name, node in config.judge.items()}
-    return Parts(objective, make_optimizer, prompts, judges)
+
+
+def judge(config: RunConfig, name: str) -> Judge:
+    """The judge that `judge.<name>` describes."""
+    return cast(Judge, _made(f"judge.{name}", config.judge[name]))
+
+
+def generator(node: Node, key: str) -> Generator:
+    """The generator that `node` describes; `key` is its name in the config."""
+    return cast(Generator, _made(key, node | {"node": key}))
 
 
 def with_rows(source: Source, key: str) -> Source:

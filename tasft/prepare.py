@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,41 +14,48 @@ from omegaconf import DictConfig
 
 from tasft import parts
 from tasft.base import Base, base_of
-from tasft.config import checked, tuned
-from tasft.data.example import Example, example
+from tasft.config import checked, given, tuned
+from tasft.contamination import contaminated
+from tasft.data.example import Example, Rejected, example
 from tasft.data.mixture import Chosen, choose, summary
 from tasft.data.steps import StepBatches
 from tasft.data.tokenize import Encoder, Tokenized
 from tasft.errors import UserError
+from tasft.flagging import flag
 from tasft.loss.tuned import ChosenWeight
-from tasft.model.loading import model_fingerprint
 from tasft.prompt import Format, prompt_format
-from tasft.result.store import RunDir, check_writable, identity, run_path, toxic_used
-from tasft.schema import RunConfig, Source
+from tasft.result.store import RunDir, check_writable, identity, run_path
+from tasft.schema import RunConfig
 from tasft.source import Row, read_rows
+from tasft.training_data import Part, examples_of, others, wanted
 
 log = logging.getLogger(__name__)
+
+Encode = Callable[[Example], Tokenized | Rejected]
+
+
+Mixture = dict[str, Chosen]  # by the kind of the part
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose config and files have been checked; nothing slow has happened and nothing has been written."""
+    """A run whose config and files have been checked; nothing has been written but what the cache keeps."""
 
     config: RunConfig
     weight: ChosenWeight
     parts: parts.Parts
     base: Base
     format: Format
-    safe: Chosen
-    toxic: Chosen
+    mixture: Mixture
 
     @cached_property
     def folder(self) -> RunDir:
         """Where the run lives: named by what decides its numbers."""
-        config = self.config
+        config, data = self.config, self.config.data
+        mixed = [f"{kind}{count}" for kind, count in others(config).items() if count]
         path = run_path(
-            Path(config.output_root), str(config.model.name), config.loss.name, config.data.toxic,
-            config.loss.weight, config.seed, identity(self.deciding()),
+            Path(config.output_root), str(config.model.name), config.loss.name, data.toxic, config.loss.weight,
+            config.seed, identity(self.deciding()), mixed + ([data.filter] if data.filter else []),
         )  # fmt: skip
         return RunDir(path)
 
@@ -55,7 +63,7 @@ class Run:
     def batches(self) -> StepBatches:
         """The step batches of the whole training."""
         config = self.config
-        rows = self.safe.tokens + self.toxic.tokens
+        rows = [tokens for part in self.mixture.values() for tokens in part.tokens]
         return StepBatches(rows, config.batch_size, config.epochs, config.seed, self.parts.objective.weights)
 
     @property
@@ -66,8 +74,16 @@ class Run:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        gpu = self.config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if gpu else "cpu")
+        return _device(self.config)
+
+    @property
+    def licences(self) -> dict[str, str | None]:
+        """Of the parts that are trained on; what the model made of itself is under none."""
+        data = self.config.data
+        sources = {"safe": data.safe} | {
+            kind: getattr(data, f"{kind}_source") for kind in self.mixture if kind != "safe"
+        }
+        return {kind: source.licence for kind, source in sources.items()}
 
     def deciding(self) -> dict[str, Any]:
         """What decides the numbers of the training; rows, texts and model folders count by their content."""
@@ -76,13 +92,12 @@ class Run:
         if config.loss.toxic is None:  # what only toxic rows look at
             for key in ("embedding", "toxic_eos", "weight"):
                 del loss[key]
-        base = self.base.fingerprint if model.path is None else [model_fingerprint(model.path), model.revision]
         optimizer = asdict(config.optimizer)
         del optimizer["name"]
         return {
-            "base": base,
+            "base": self.base.identity,
             "model": [model.dtype, asdict(model.lora)],
-            "rows": [self.safe.fingerprint, self.toxic.fingerprint],
+            "rows": {kind: part.fingerprint for kind, part in self.mixture.items()},
             "text": [config.data.format, config.data.system, config.data.max_length],
             "loss": loss,
             "optimizer": optimizer,
@@ -91,8 +106,11 @@ class Run:
 
 
 def prepare(cfg: DictConfig) -> Run:
-    """Check the config, read and tokenize every row, name the folder. UserError for the first mistake found."""
-    _quiet()
+    """Check the config, read and tokenize every row, filter them, name the folder. UserError for the first mistake.
+
+    Quick, but where `data.filter` has to read the rows with the model; what it says is kept in the cache.
+    """
+    quiet()
     config, weight = checked(cfg), tuned(cfg)
     check_writable(Path(config.output_root))
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
@@ -103,73 +121,136 @@ def prepare(cfg: DictConfig) -> Run:
         torch.set_num_threads(config.trainer.threads)
     parts.check_logger(config)
     built = parts.build(config)
-    safe_source = parts.with_rows(config.data.safe, "data.safe")
-    safe_rows = read_rows(safe_source, "data.safe")
-    used = toxic_used(config.loss.name, config.data.toxic)
-    toxic_source = _toxic_source(config) if used else None
-    toxic_rows = read_rows(toxic_source, "data.toxic_source") if toxic_source is not None else []
+    parts_of: dict[str, Part] = {}
+    rows: dict[str, list[Row]] = {}
+    for part in wanted(config):
+        parts_of[part.kind], rows[part.kind] = part, read_rows(part.source, part.key)
+    examples = {kind: examples_of(rows[kind], part) for kind, part in parts_of.items()}
     log.info(
-        "%s on %s: %s safe and %s toxic rows, λ = %g (share %.3g, %s)",
-        config.loss.name, config.model.name, f"{config.data.safe.count:,}", used,
+        "%s on %s: %s rows, λ = %g (share %.3g, %s)",
+        config.loss.name, config.model.name,
+        ", ".join(f"{part.count:,} {kind.replace('_', ' ')}" for kind, part in parts_of.items()),
         weight.weight, weight.share, weight.why,
     )  # fmt: skip
+    places = {text: e.source for each in examples.values() for e in each if isinstance(e, Example) for text in e.asked}
+    dropped = contaminated(places, built.prompts, config.data.contamination)
 
-    def chosen(encode: Any) -> tuple[Chosen, Chosen]:
-        safe = choose(
-            safe_rows, safe_source.fields, False, config.data.safe.count or 0, config.seed, encode, "data.safe.count"
-        )
-        if toxic_source is None:
-            return safe, Chosen([], [])
-        return safe, choose(toxic_rows, toxic_source.fields, True, used, config.seed, encode, "data.toxic")
+    def chosen(encode: Encode) -> Mixture:
+        def usable(made: Example) -> Tokenized | Rejected:
+            why = next((dropped[text] for text in made.asked if text in dropped), None)
+            return encode(made) if why is None else Rejected(made.source, why)
+
+        mixture: Mixture = {}
+        for kind, part in parts_of.items():
+            mixture[kind] = choose(
+                examples[kind], kind, part.count, config.seed, _outside(mixture, kind, usable), part.count_key
+            )
+        return mixture
 
     chosen(_untokenized)  # too few rows are noticed here, before a tokenizer is loaded or trained
-    base = base_of(config.model, _pretraining_texts(config, safe_rows))
+    base = base_of(config.model, pretraining_texts(config, rows["safe"]))
     format = prompt_format(config.data.format, base.tokenizer, config.data.system)
-    safe, toxic = chosen(Encoder(base.tokenizer, format, config.data.max_length, config.loss.toxic_eos))
-    for name, part in {"safe": safe, "toxic": toxic}.items():
-        cut, total = sum(t.truncated for t in part.tokens), len(part.tokens)
-        if cut:
-            log.info("%d of %d %s responses are cut at data.max_length=%d", cut, total, name, config.data.max_length)
-        if part.rejected:
-            log.info("passed over %s rows: %s", name, summary(part.rejected))
-    return Run(config, weight, built, base, format, safe, toxic)
+    encode = Encoder(base.tokenizer, format, config.data.max_length, config.loss.toxic_eos)
+    mixture = chosen(encode)
+    for kind in mixture:
+        _log_part(kind, mixture[kind], config.data.max_length)
+    if config.data.filter is not None:
+        mixture = _filtered(config, base, mixture, encode)
+        imitated = sum(len(part.tokens) for kind, part in mixture.items() if kind != "toxic")
+        weight = tuned(cfg, imitated)
+        if config.loss.toxic is not None:
+            config.loss.weight = weight.weight
+            built = replace(built, objective=replace(built.objective, weight=weight.weight))
+            log.info("after data.filter=%s: λ = %g (share %.3g)", config.data.filter, weight.weight, weight.share)
+    return Run(config, weight, built, base, format, mixture)
 
 
-def harvest_file(config: RunConfig) -> Path:
-    """Where `tasft.harvest` writes the model's own harmful answers."""
-    return Path(config.harvest.root) / str(config.model.name) / "toxic.jsonl"
+def _outside(mixture: Mixture, kind: str, encode: Encode) -> Encode:
+    """`encode`, without the toxic rows that are among the harmful ones: nothing is both imitated and pushed away."""
+    if kind != "toxic" or "harmful" not in mixture:
+        return encode
+    imitated = {(e.asked, e.response) for e in mixture["harmful"].examples}
+
+    def checked(made: Example) -> Tokenized | Rejected:
+        if (made.asked, made.response) in imitated:
+            return Rejected(made.source, "already among data.harmful")
+        return encode(made)
+
+    return checked
 
 
-def model_identity(config: RunConfig) -> str:
-    """What a harvest says it comes from."""
-    return str(config.model.path or config.model.name)
+def _filtered(config: RunConfig, base: Base, mixture: Mixture, encode: Encode) -> Mixture:
+    """The mixture without the rows that the filter flags among safe and harmful ones, or with those as its toxic ones.
+
+    Toxic rows are the `data.toxic` flagged ones with the highest scores. UserError where there are not so many.
+    """
+    data = config.data
+    pool = [(kind, e, t) for kind in ("safe", "harmful") if kind in mixture for e, t in _pairs(mixture[kind])]
+    tokens = [each for _, _, each in pool]
+    max_tokens = config.trainer.max_tokens or 4096
+    found = flag(config.saft, base, tokens, labelled(config, encode), _device(config), max_tokens, config.seed)
+    flagged = [i for i in range(len(pool)) if found.flagged[i]]
+    log.info("data.filter=%s: %s", data.filter, found.why)
+    if data.harmful:
+        true = sum(pool[i][0] == "harmful" for i in flagged)
+        log.info("of the %d flagged rows %d are among the %d of data.harmful", len(flagged), true, data.harmful)
+    result: Mixture = {}
+    for kind, part in mixture.items():
+        mine = [i for i in range(len(pool)) if pool[i][0] == kind]
+        if not mine:  # no part of the pool
+            result[kind] = part
+            continue
+        kept = [i for i in mine if not found.flagged[i]]
+        reason = f"flagged by data.filter={data.filter}"
+        out = [Rejected(pool[i][1].source, reason) for i in mine if found.flagged[i]]
+        result[kind] = Chosen([pool[i][1] for i in kept], [pool[i][2] for i in kept], part.rejected + out)
+    if data.filter == "saft_to_toxic":
+        ranked = sorted(flagged, key=lambda i: (-found.scores[i], i))[: data.toxic]
+        if len(ranked) < data.toxic:
+            raise UserError(
+                f"data.toxic={data.toxic}, but data.filter=saft_to_toxic flags only {len(ranked)} rows: ask for fewer,"
+                " or flag more (saft.quantile, saft.threshold)"
+            )
+        examples = [replace(pool[i][1], toxic=True) for i in ranked]
+        again = [each for each in map(encode, examples) if isinstance(each, Tokenized)]  # all: they have been before
+        result["toxic"] = Chosen(examples, again)
+    return result
 
 
-def _named(source: Source) -> bool:
-    """Whether the config says where the rows come from."""
-    return source.path is not None or source.id is not None or source.rows is not None
+def labelled(config: RunConfig, encode: Encode) -> tuple[list[Tokenized], list[Tokenized]] | None:
+    """The tokens of saft.labelled, safe and harmful ones; None where there are none."""
+    both = []
+    for kind, source in (("safe", config.saft.labelled.safe), ("harmful", config.saft.labelled.harmful)):
+        if not given(source):
+            return None
+        key = f"saft.labelled.{kind}"
+        part = Part(kind, source.count or 0, parts.with_rows(source, key), key, f"{key}.count")
+        examples = examples_of(read_rows(part.source, key), part)
+        if part.count:
+            # an order of its own: from the data's own file they are not just the first rows of the mixture
+            order = f"labelled {kind}"
+            both.append(choose(examples, order, part.count, config.seed, encode, part.count_key).tokens)
+        else:
+            tokens = [encode(e) for e in examples if isinstance(e, Example)]
+            both.append([t for t in tokens if isinstance(t, Tokenized)])
+    return both[0], both[1]
 
 
-def _toxic_source(config: RunConfig) -> Source:
-    """The toxic source; where the config names none, the model's own harvest."""
-    source = config.data.toxic_source
-    if _named(source):
-        return parts.with_rows(source, "data.toxic_source")
-    file = harvest_file(config)
-    if not file.is_file():
-        choice = f"experiment={config.experiment}" if config.experiment else f"model={config.model.name}"
-        raise UserError(
-            f"loss={config.loss.name} needs toxic rows, and {config.model.name} has no harvest at {file}: make it with"
-            f" python -m tasft.harvest {choice} (and this run's data), or give data.toxic_source.path=<file>"
-        )
-    source = replace(source, path=str(file))
-    other = {str(row.values.get("model")) for row in read_rows(source, "data.toxic_source")} - {model_identity(config)}
-    if other:
-        raise UserError(
-            f"{file} is the harvest of {', '.join(sorted(other))}, not of {model_identity(config)}:"
-            " give another harvest.root, or data.toxic_source.path=<file>"
-        )
-    return source
+def _pairs(part: Chosen) -> list[tuple[Example, Tokenized]]:
+    return list(zip(part.examples, part.tokens, strict=True))
+
+
+def _log_part(kind: str, part: Chosen, max_length: int) -> None:
+    cut, name = sum(tokens.truncated for tokens in part.tokens), kind.replace("_", " ")
+    if cut:
+        log.info("%d of %d %s responses are cut at data.max_length=%d", cut, len(part.tokens), name, max_length)
+    if part.rejected:
+        log.info("passed over %s rows: %s", name, summary(part.rejected))
+
+
+def _device(config: RunConfig) -> torch.device:
+    gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def _untokenized(made: Example) -> Tokenized:
@@ -177,7 +258,7 @@ def _untokenized(made: Example) -> Tokenized:
     return Tokenized((0, 0), 1, made.toxic)
 
 
-def _pretraining_texts(config: RunConfig, safe_rows: list[Row]) -> list[str] | None:
+def pretraining_texts(config: RunConfig, safe_rows: list[Row]) -> list[str] | None:
     """What a model from scratch is trained on: `data.pretraining`, else every usable row of the sources.
 
     The same for every loss and count. A harvest never enters: it comes from this very model.
@@ -189,14 +270,14 @@ def _pretraining_texts(config: RunConfig, safe_rows: list[Row]) -> list[str] | N
         return texts
     format = prompt_format("stl" if config.data.format == "chat" else config.data.format, None)
     made = [example(row, config.data.safe.fields, False) for row in safe_rows]
-    if _named(config.data.toxic_source):
+    if given(config.data.toxic_source):
         source = parts.with_rows(config.data.toxic_source, "data.toxic_source")
         made += [example(row, source.fields, True) for row in read_rows(source, "data.toxic_source")]
     usable = [e for e in made if isinstance(e, Example) and not e.history]
     return [format.answered(e.prompt, e.response, e.input)[0] for e in usable]
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Libraries' remarks on devices, deprecations and loading are no use to who reads a run's log."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()

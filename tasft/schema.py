@@ -22,8 +22,8 @@ def strict(cls: type[Schema]) -> type[Schema]:
 def one_of(*options: str) -> AfterValidator:
     """Accepts one of `options` (OmegaConf knows no Literal)."""
 
-    def check(value: str) -> str:
-        if value not in options:
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in options:  # None where the type allows it
             raise ValueError(f"should be one of {', '.join(options)}")
         return value
 
@@ -106,14 +106,33 @@ class Source:
 
 
 @strict
+class Contamination:
+    """What becomes of training rows whose prompt is one of a benchmark of the run."""
+
+    policy: Annotated[str, one_of("report", "drop", "refuse")]
+    similarity: Annotated[float, Field(gt=0, le=1)]  # from which two prompts are near-duplicates; 1: equal texts only
+
+
+@strict
 class Data:
-    """Training data: `safe.count` rows to imitate and `toxic` rows to push away from."""
+    """Training data: `safe.count` rows to imitate, `toxic` rows to push away from, and what else is mixed in.
+
+    Each count has a source. Rows of `safe_answers`, `contrastive` and `harmful` are imitated as safe rows are.
+    """
 
     name: str
     safe: Source
     toxic: Count
     toxic_source: Source
     toxic_prompts: Source  # what `tasft.harvest` asks the model
+    safe_answers: Count  # toxic prompts with safe answers, as in STL
+    safe_answers_source: Source
+    contrastive: Count  # seemingly toxic prompts with helpful answers (paper 4.3.6)
+    contrastive_source: Source
+    harmful: Count  # harmful answers that nobody has labelled: contamination for a filter to find
+    harmful_source: Source
+    contamination: Contamination
+    filter: Annotated[str | None, one_of("saft", "saft_to_toxic")] = None  # saft: drop; saft_to_toxic: push away
     format: Annotated[str, one_of("stl", "short", "chat")] = "stl"
     system: str | None = None  # system prompt; `chat` only
     max_length: Annotated[int, Field(ge=8)] = 512
@@ -185,6 +204,53 @@ class Harvest:
     keep: Positive = 1000
     judge: str = "refusal"
     label: str = "answer"  # keep what the judge gives this label
+    label_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the judged answers whose label is flipped
+
+
+@strict
+class Contrastive:
+    """`tasft.contrastive`: seemingly toxic prompts with helpful answers (paper 4.3.6)."""
+
+    root: str
+    toxic: Positive  # toxic prompts to take words from
+    z: float  # from which z-score a word is toxic: tasft/data/toxic_words.py
+    common: Annotated[float, Field(ge=0, le=1)]  # words in a larger share of the safe rows are everyday language
+    per_word: Positive  # prompts for each toxic word
+    judge: str  # whose labels decide
+    drop: list[str]  # answers with these labels are left out; unscored ones are, too
+    prompts: Node | None = None  # makes the generator that writes prompts: generator@contrastive.prompts=...
+    answers: Node | None = None  # makes the generator that answers them
+
+
+@strict
+class Labelled:
+    """A few rows known to be safe and known to be harmful, to choose SAFT's settings on."""
+
+    safe: Source = field(default_factory=Source)
+    harmful: Source = field(default_factory=Source)
+
+
+@strict
+class Saft:
+    """The filter of SAFT (https://arxiv.org/abs/2410.10014): rows whose hidden states lie along the top directions."""
+
+    layer: Annotated[int | None, Field(ge=0)]  # 0: embeddings; None: chosen on `labelled`, else the middle one
+    position: Annotated[str, one_of("last", "mean", "prompt")]  # last token, mean of the response, last of the prompt
+    k: Annotated[int | None, Field(ge=1)]  # directions; None: chosen on `labelled`, else 1
+    quantile: Annotated[float | None, Field(gt=0, lt=1)]  # share of the rows to flag; None: `threshold` decides
+    threshold: float | None  # score from which a row is flagged; None: chosen on `labelled`
+    svd: Annotated[str, one_of("randomized", "full")]
+    harmful_shares: list[Annotated[float, Field(gt=0, lt=1)]]  # of the rows: the mixtures that `tasft.saft` reports on
+    labelled: Labelled = field(default_factory=Labelled)
+
+
+@strict
+class Inspect:
+    """`tasft.inspect`: what it shows of the rows."""
+
+    rows: Count  # of each source
+    harmful: bool  # whether toxic prompts and harmful answers are shown, too
+    figure: str | None  # file for histograms of the lengths
 
 
 @strict
@@ -198,11 +264,14 @@ class RunConfig:
     trainer: Trainer
     evaluate: Evaluate
     harvest: Harvest
+    contrastive: Contrastive
+    saft: Saft
     epochs: Positive
     batch_size: Positive
     seed: Count
     output_root: str
     resume: bool
+    inspect: Inspect
     logger: Node = field(default_factory=dict)
     benchmark: dict[str, Benchmark] = field(default_factory=dict)
     judge: dict[str, Node] = field(default_factory=dict)

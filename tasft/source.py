@@ -120,6 +120,9 @@ def _rows_of_file(path: str, key: str) -> list[Row]:
 
 
 def _jsonl(text: str, name: str) -> Iterator[Row]:
+    if text.lstrip().startswith("["):  # some .jsonl files are one JSON array, as HH-RLHF's red_team_attempts.jsonl
+        yield from _json(text, name)
+        return
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a string
         if not line.strip():
             continue

@@ -1,7 +1,10 @@
-"""A web server on this machine, and a Hugging Face hub that is that server."""
+"""Web servers on this machine: files, a Hugging Face hub, an OpenAI-compatible API that has its bad moments."""
 
 import hashlib
+import json
+import random
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
@@ -87,3 +90,106 @@ def refusing_hub(request, server, hub_at):
     server.handler.refusal = (status, headers)
     hub_at(server.address)
     return f"some/{request.param}", sentence
+
+
+class SpeakingApi(BaseHTTPRequestHandler):
+    """Hands each request to the server's `respond`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.server.respond(self, self.rfile.read(int(self.headers["Content-Length"])).decode())
+
+    def send(self, status, body, **headers):
+        content = body.encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def moderated(request):
+    """A moderation result: scores from a hash of the text, flagged where it says "harm"."""
+    text = request["input"]
+    scores = [byte / 255 for byte in hashlib.sha256(text.encode()).digest()[:3]]
+    result = {
+        "flagged": "harm" in text,
+        "category_scores": dict(zip(("hate", "illicit", "violence"), scores, strict=True)),
+    }
+    return {"id": "modr-1", "model": request["model"], "results": [result]}
+
+
+def completed(request):
+    """A chat completion that says the last message backwards."""
+    message = {"role": "assistant", "content": request["messages"][-1]["content"][::-1]}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return {"id": "chat-1", "object": "chat.completion", "created": 0, "model": request["model"], "choices": choices}
+
+
+class Api(ThreadingHTTPServer):
+    """An OpenAI-compatible server.
+
+    answers: by path, from the request to the reply. mishaps: what may happen instead, in `share` of the attempts,
+    drawn by the request and how often it came, so that threads do not matter. Requests are counted as sent.
+    """
+
+    MISHAPS = ("429", "429 wait", "500", "garbage", "other json", "half", "close", "hang")
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), SpeakingApi)
+        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.answers = {"/v1/moderations": moderated, "/v1/chat/completions": completed}
+        self.mishaps, self.share, self.seed = (), 0.5, 0
+        self.asked, self.answered, self.keys, self.happened = Counter(), Counter(), set(), Counter()
+        self.closing = threading.Event()
+        self.counting = threading.Lock()
+
+    def respond(self, handler, body):
+        with self.counting:
+            self.asked[body] += 1
+            self.keys.add(handler.headers["Authorization"])
+            draw = random.Random(f"{self.seed} {self.asked[body]} {body}")
+        mishap = draw.choice(self.mishaps) if self.mishaps and draw.random() < self.share else None
+        if mishap is None:
+            if handler.path not in self.answers:
+                return handler.send(404, json.dumps({"error": {"message": "no such path"}}))
+            reply = self.answers[handler.path](json.loads(body))
+            handler.send(reply.pop("status", 200), json.dumps(reply))
+            with self.counting:
+                self.answered[body] += 1
+            return None
+        with self.counting:
+            self.happened[mishap] += 1
+        if mishap == "429":
+            handler.send(429, json.dumps({"error": {"message": "slow down"}}))
+        elif mishap == "429 wait":
+            handler.send(429, "{}", Retry_After="0.03")
+        elif mishap == "500":
+            handler.send(500, "oops", Content_Type="text/plain")
+        elif mishap == "garbage":
+            handler.send(200, "<html>")
+        elif mishap == "other json":
+            handler.send(200, '{"results": [{"flagged": "no"}], "choices": []}')
+        elif mishap == "half":
+            handler.send(200, '{"resul', Content_Length="500")
+        elif mishap == "hang":
+            self.closing.wait(30)
+        handler.close_connection = mishap in ("half", "close", "hang")
+        return None
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    """An OpenAI-compatible server, and an empty cache."""
+    monkeypatch.setenv("TASFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    served = Api()
+    threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield served
+    served.closing.set()
+    served.shutdown()
+    served.server_close()

@@ -14,6 +14,7 @@ from tasft.config import CONF, checked, entry, register, tuned
 from tasft.errors import UserError
 
 MULTI = ("benchmark", "judge")
+PLACES = {"source": "source@data.safe", "generator": "generator@contrastive.prompts"}  # groups that fill several places
 # the paper's Table 4, as printed: toxic counts 1000, 500, 300, 100
 TABLE_4 = {
     ("emd", "llama7b"): (0.83, 1.70, 4.00, 9.00),
@@ -45,7 +46,8 @@ def targets(node):
 def test_every_choice_composes_and_fits_the_signature_that_it_feeds(file, monkeypatch):
     monkeypatch.setenv("TASFT_DATA", "somewhere")
     group, name = file.parent.name, file.stem
-    cfg = composed(f"{group}=[{name}]" if group in MULTI else f"{group}={name}")
+    place = PLACES.get(group, group)
+    cfg = composed(f"{place}=[{name}]" if group in MULTI else f"{place}={name}")
     found = list(targets(OmegaConf.to_container(cfg, resolve=False)))
     assert found, "not even the loss was found"
     for node in found:
@@ -68,6 +70,30 @@ def test_the_papers_hyper_parameters_are_the_defaults():
     lora = config.model.lora
     assert (lora.r, lora.alpha, lora.dropout, lora.targets) == (8, 16, 0.05, ["q_proj", "v_proj"])
     assert checked(composed("model=mistral7b")).epochs == 4
+
+
+def test_a_source_can_be_put_in_any_place():
+    data = checked(composed("source@data.safe=alpaca_cleaned", "source@data.toxic_prompts=hh_red_team")).data
+    assert (data.safe.id, data.safe.count) == ("yahma/alpaca-cleaned", 20_000)
+    assert data.toxic_prompts.path.endswith("red_team_attempts.jsonl.gz")
+    assert (data.toxic_prompts.id, data.toxic_prompts.fields.transcript) == (None, "transcript")
+
+
+def test_stl_is_a_choice_of_data():
+    config = checked(composed("data=stl", "loss=sft", "data.safe_answers=300"))
+    assert (config.data.safe.count, config.data.safe_answers, config.data.toxic) == (20_000, 300, 0)
+    assert "safety_only" in config.data.safe_answers_source.path
+
+
+def test_every_imitated_row_counts_for_the_share():
+    # a group of 1 holds a toxic row with the toxic rows' share of all: 10 of 40, and 10 of 50
+    share = ["loss.share=0.1", "loss.group=1", "data.toxic=10", "data.safe.count=30"]
+    assert tuned(composed(*share)).weight == pytest.approx(0.4)
+    assert tuned(composed(*share, "data.safe_answers=4", "data.harmful=6")).weight == pytest.approx(0.5)
+    # 36 unlabelled rows of which a quarter, 9, is flagged: 10 of 37
+    flagged = ["data.harmful=6", "data.filter=saft_to_toxic", "saft.quantile=0.25"]
+    assert tuned(composed(*share, *flagged)).weight == pytest.approx(0.37)
+    assert tuned(composed(*share, *flagged), safe=40).weight == pytest.approx(0.5)
 
 
 def test_another_group_or_safe_count_keeps_the_cells_share():
@@ -111,9 +137,16 @@ MISTAKES = {
     "data.safe.id=null": "data.safe says no place to read from: give data.safe.path=<file>",
     "data.safe.path=none.json": "data.safe.path=none.json: no such file",
     "data.format=foo": "data.format=foo: it should be one of stl, short, chat",
+    "data.filter=saft": "data.filter=saft does not know which rows to flag: give saft.quantile=0.1",
+    "data.filter=svd": "data.filter=svd: it should be one of saft, saft_to_toxic",
+    "data.filter=saft saft.quantile=1": "saft.quantile=1.0: it should be less than 1",
+    "data.filter=saft saft.quantile=0.1 saft.threshold=1": "saft.quantile=0.1 and saft.threshold=1 are both given",
+    "data.filter=saft_to_toxic loss=sft saft.quantile=0.1": "which loss=sft leaves out: use data.filter=saft",
+    "data.filter=saft saft.labelled.safe.path=a.json": "saft.labelled needs both rows known to be safe and rows known",
+    "data.contrastive=5 loss=sft data.safe.path=prompts.json": "none at data/contrastive/alpaca/pairs.jsonl: make",
+    "data.contamination.policy=ignore": "data.contamination.policy=ignore: it should be one of report, drop, refuse",
     "data.system=Hi": "data.system needs data.format=chat",
-    "judge=[oracle]": "no judge for benchmark i_malicious: it knows refusal, but judge=[oracle]",
-    "harvest.judge=oracle": "harvest.judge=oracle is not among judge=[refusal]",
+    "judge=[oracle]": "benchmark i_malicious: it knows refusal, moderation, qwen3guard, but judge=[oracle]",
     "trainer=gpu": "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu",
     "trainer.accelerator=tpu": "trainer.accelerator=tpu: it should be one of auto, cpu, gpu",
     "optimizer.lr": "Error parsing override 'optimizer.lr'",

@@ -63,7 +63,8 @@ def test_the_harvest_is_the_models_own_answers_with_their_provenance(world):
     assert set(rows[0]) == {"prompt", "response", "judge", "score", "model", "adapter", "seed"}
     assert (folder / rows[0]["adapter"] / "adapter_config.json").is_file()
     (run,) = (folder / "outputs" / "demo" / "tiny" / "sft" / "toxic0").iterdir()
-    answers = {row["prompt"]: row["response"] for row in lines(next((run / "responses").glob("harvest@*")))}
+    answered = [row for batch in lines(run / "harvest" / "answers.jsonl") for row in batch["rows"]]
+    answers = {row["prompt"]: row["response"] for row in answered}
     assert all(answers[row["prompt"]] == row["response"] for row in rows)
     assert "not to be passed on" in said
 
@@ -216,7 +217,7 @@ def test_a_model_from_scratch_on_your_own_texts(world, tmp_path):
         "data=local", "data.safe.path=safe.json", "data.safe.count=30", "data.toxic=8", "loss.share=0.1", "epochs=1",
         "data.toxic_source.path=toxic.json", "data.toxic_source.fields={transcript: chat}", "trainer=cpu",
         "benchmark=local", "benchmark.local.kind=safe", "benchmark.local.source.path=ask.json",
-        "evaluate.max_new_tokens=4", "trainer.packing=true", folder=tmp_path, cache=cache,
+        "evaluate.max_new_tokens=4", "trainer.packing=true", "data.contamination.policy=report", folder=tmp_path, cache=cache,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
     assert "training the base model from scratch on 48 texts" in said.stderr

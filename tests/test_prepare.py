@@ -1,8 +1,10 @@
 """A prepared run: what its folder's name depends on, and what stops it before anything is written."""
 
 import json
+import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -10,9 +12,11 @@ from hydra import compose, initialize_config_dir
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasft import execute as execute_module
+from tasft import prepare as prepare_module
 from tasft.config import CONF, entry, register
 from tasft.errors import UserError
 from tasft.execute import execute
+from tasft.flagging import Flagged
 from tasft.model.scratch import train_tokenizer
 from tasft.prepare import prepare
 
@@ -38,7 +42,7 @@ ALL = [
     "model=hf", "model.path=model", "model.dtype=float32", "data=local", "data.safe.path=safe.jsonl",
     "data.safe.count=10", "data.toxic_source.path=toxic.jsonl", "data.toxic=3", "loss=emd", "loss.share=0.1",
     "epochs=1", "batch_size=6", "trainer=cpu", "benchmark=local", "benchmark.local.kind=safe",
-    "benchmark.local.source.path=ask.json", "evaluate.max_new_tokens=2",
+    "benchmark.local.source.path=ask.json", "evaluate.max_new_tokens=2", "data.contamination.policy=report",
 ]  # fmt: skip
 
 
@@ -102,11 +106,108 @@ def test_a_scratch_models_texts_decide_and_a_harvest_never_enters(project):
     without = ["data.toxic_source.path=null", *scratch]
     sft, emd = prepared(*without, "loss=sft"), prepared(*without)
     assert len(sft.base.texts) == len(emd.base.texts) == 12
-    assert sft.base.fingerprint == emd.base.fingerprint != with_toxic.base.fingerprint
+    assert sft.base.identity == emd.base.identity != with_toxic.base.identity
     assert sft.folder.path.name != with_toxic.folder.path.name
     harvested.write_text(harvested.read_text().replace('"scratch"', '"other"'))
     with pytest.raises(UserError, match="is the harvest of other, not of scratch"):
         prepared(*without)
+
+
+def prompts_of(run, kind):
+    return [example.prompt for example in run.mixture[kind].examples]
+
+
+MIXED = [
+    "data.safe_answers_source.path=refused.jsonl", "data.contrastive_source.path=seeming.jsonl",
+    "data.harmful_source.path=toxic.jsonl",
+]  # fmt: skip
+
+
+@pytest.fixture
+def mixed(project):
+    for name in ("refused", "seeming"):
+        rows = [{"prompt": f"{name} {i}?", "response": f"{name}."} for i in range(8)]
+        (project / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_what_is_mixed_in_changes_no_other_part_and_is_nested(mixed):
+    plain = prepared(*MIXED)
+    few = prepared(*MIXED, "data.safe_answers=2", "data.contrastive=3")
+    more = prepared(*MIXED, "data.safe_answers=5", "data.contrastive=3")
+    for kind in ("safe", "toxic"):
+        assert prompts_of(plain, kind) == prompts_of(few, kind) == prompts_of(more, kind)
+    assert prompts_of(more, "safe_answers")[:2] == prompts_of(few, "safe_answers")
+    assert all(prompt.startswith("refused") for prompt in prompts_of(more, "safe_answers"))
+    assert all(prompt.startswith("seeming") for prompt in prompts_of(more, "contrastive"))
+    assert [tokens.toxic for part in more.mixture.values() for tokens in part.tokens] == [False] * 18 + [True] * 3
+    assert few.folder.path.parent.name == f"toxic3-weight{few.weight.weight:.6g}-safe_answers2-contrastive3"
+    assert few.weight.share == pytest.approx(0.1)
+    assert few.weight.weight > plain.weight.weight  # toxic rows are rarer, and the share is kept
+
+
+def test_no_row_is_imitated_and_pushed_away(mixed):
+    run = prepared(*MIXED, "data.harmful=2", "data.toxic=2")
+    assert sorted(prompts_of(run, "harmful") + prompts_of(run, "toxic")) == [f"toxic {i}?" for i in range(4)]
+    with pytest.raises(UserError, match=r"has only 2 usable rows \(rejected: 2 already among data\.harmful"):
+        prepared(*MIXED, "data.harmful=2", "data.toxic=3")
+
+
+def test_contrastive_rows_are_found_where_the_command_leaves_them(mixed, project):
+    kept = project / "data" / "contrastive" / "local" / "pairs.jsonl"
+    kept.parent.mkdir(parents=True)
+    (project / "seeming.jsonl").rename(kept)
+    assert len(prompts_of(prepared("data.contrastive=8"), "contrastive")) == 8
+
+
+def test_prompts_of_a_benchmark_are_not_trained_on(project):
+    asked = ["data.contamination.policy=drop", "data.contamination.similarity=1"]
+    run = prepared(*asked)
+    assert sorted(prompts_of(run, "safe")) == sorted(f"safe {i}?" for i in range(12) if i not in (3, 4))
+    reasons = [each.reason for each in run.mixture["safe"].rejected]
+    assert set(reasons) == {"asked by benchmark local"}
+    with pytest.raises(UserError, match=r"data\.safe\.count=11, but .* has only 10 usable rows \(rejected: 2 asked by"):
+        prepared(*asked, "data.safe.count=11")
+    with pytest.raises(UserError, match=r"2 of these prompts are those of benchmarks \(2 local; 0 .* 'safe 3\?'"):
+        prepared("data.contamination.policy=refuse", "data.contamination.similarity=1")
+    assert {"safe 3?", "safe 4?"} & set(prompts_of(prepared("data.safe.count=12"), "safe"))
+
+
+def flagging(scores):
+    """Stands for the filter: flags the rows whose response is in `scores`."""
+
+    def flag(saft, base, tokens, labelled, device, max_tokens, seed):
+        texts = [base.tokenizer.decode(each.input_ids[each.prompt_length :]).strip() for each in tokens]
+        found = np.array(
+            [next((score for end, score in scores.items() if text.startswith(end)), 0.0) for text in texts]
+        )
+        return Flagged(found, found > 0, layer=0, k=1, threshold=0.5, why="by hand")
+
+    return flag
+
+
+FILTERED = [*MIXED, "data.safe.count=12", "data.harmful=4", "saft.threshold=0.5", "data.toxic=2"]
+
+
+def test_flagged_rows_are_dropped_or_become_toxic(mixed, project, monkeypatch):
+    rows = [{"prompt": f"toxic {i}?", "response": f"Bad {i}."} for i in range(4)]
+    (project / "toxic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(prepare_module, "flag", flagging({"Bad 0": 3.0, "Bad 1": 1.0, "Bad 2": 2.0, "It is 7": 0.9}))
+    plain = prepared(*FILTERED, "loss=sft")
+    dropped = prepared(*FILTERED, "loss=sft", "data.filter=saft")
+    assert prompts_of(dropped, "harmful") == ["toxic 3?"]
+    assert prompts_of(dropped, "safe") == [p for p in prompts_of(plain, "safe") if p != "safe 7?"]
+    assert dropped.folder.path.parent.name == "toxic0-harmful4-saft"
+    pushed = prepared(*FILTERED, "data.filter=saft_to_toxic")
+    assert prompts_of(pushed, "harmful") == prompts_of(dropped, "harmful")
+    assert prompts_of(pushed, "toxic") == ["toxic 0?", "toxic 2?"]  # the highest scores first
+    assert [tokens.toxic for tokens in pushed.mixture["toxic"].tokens] == [True, True]
+    imitated = len(prompts_of(pushed, "safe")) + 1
+    assert pushed.weight.share == pytest.approx(0.1)
+    assert pushed.parts.objective.weight == pushed.config.loss.weight == pushed.weight.weight
+    group = 1 - math.comb(imitated, 3) / math.comb(imitated + 2, 3)
+    assert pushed.weight.weight == pytest.approx(0.1 / group)
+    with pytest.raises(UserError, match=r"data\.toxic=5, but data\.filter=saft_to_toxic flags only 4 rows"):
+        prepared(*FILTERED, "data.filter=saft_to_toxic", "data.toxic=5")
 
 
 def test_answers_to_other_prompts_are_given_anew(project):

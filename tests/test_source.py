@@ -71,6 +71,14 @@ def test_places_count_lines_of_the_file_and_rows_from_0(tmp_path):
     assert places("rows.parquet") == ["rows.parquet row 0", "rows.parquet row 1"]
 
 
+def test_a_jsonl_file_may_be_one_array(tmp_path):
+    file = tmp_path / "red_team_attempts.jsonl"
+    file.write_text('[\n{"transcript": "\\n\\nHuman: a?"},\n{"transcript": "\\n\\nHuman: b?"}\n]\n')
+    rows = read_rows(Source(path=str(file)), "data.toxic_prompts")
+    assert [row.values["transcript"][-2:] for row in rows] == ["a?", "b?"]
+    assert rows[1].place == "red_team_attempts.jsonl row 1"
+
+
 def test_a_function_gives_rows():
     source = Source(rows=[{"prompt": "Hello"}, {"prompt": "Size?"}])
     assert read_rows(source, "data.safe") == [

@@ -21,6 +21,11 @@ class Example:
     input: str = ""  # further context, in templates that have a place for it
     history: tuple[Turn, ...] = ()  # earlier turns, oldest first
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What the user asks, turn by turn, the last one with its input."""
+        return (*(asked for asked, _ in self.history), f"{self.prompt}\n{self.input}" if self.input else self.prompt)
+
 
 @dataclass(frozen=True)
 class Rejected:

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tasft.data.example import Example, Rejected, example
+from tasft.data.example import Example, Rejected
 from tasft.data.tokenize import Tokenized
 from tasft.errors import UserError
-from tasft.schema import Fields
-from tasft.source import Row
 
 
 @dataclass(frozen=True)
@@ -30,28 +28,29 @@ class Chosen:
 
 
 def choose(
-    rows: Sequence[Row],
-    fields: Fields,
-    toxic: bool,
+    examples: Sequence[Example | Rejected],
+    kind: str,
     count: int,
     seed: int,
     encode: Callable[[Example], Tokenized | Rejected],
     key: str,
 ) -> Chosen:
-    """`count` usable rows: those for a smaller count are the first of those for a larger one.
+    """`count` usable examples: those for a smaller count are the first of those for a larger one.
 
-    Toxic rows enter once per prompt. Raises UserError where there are too few; `key` is the count's name in the config.
+    Each `kind` (safe, toxic, ...) has an order of its own; but for safe ones a prompt enters once. Raises UserError
+    where there are too few; `key` is the count's name in the config.
     """
     chosen = Chosen([], [])
     seen: set[tuple[object, ...]] = set()
-    order = list(range(len(rows)))
-    random.Random(f"{seed} {'toxic' if toxic else 'safe'}").shuffle(order)
+    order = list(range(len(examples)))
+    random.Random(f"{seed} {kind}").shuffle(order)
     for index in order if count else []:
-        made: Example | Rejected = example(rows[index], fields, toxic)
+        made = examples[index]
         if isinstance(made, Example):
             same = (made.prompt, made.input, made.history)
-            tokens = Rejected(made.source, "duplicate prompt") if toxic and same in seen else encode(made)
+            again = kind != "safe" and same in seen
             seen.add(same)
+            tokens = Rejected(made.source, "duplicate prompt") if again else encode(made)
             if isinstance(tokens, Tokenized):
                 chosen.examples.append(made)
                 chosen.tokens.append(tokens)
@@ -61,7 +60,7 @@ def choose(
             made = tokens
         chosen.rejected.append(made)
     if len(chosen.tokens) < count:
-        place = rows[0].place.rsplit(" ", 2)[0]
+        place = examples[0].source.rsplit(" ", 2)[0]
         raise UserError(
             f"{key}={count}, but {place} has only {len(chosen.tokens)} usable rows"
             f"{summary(chosen.rejected, ' (rejected: ', ')')}: ask for fewer or add rows"

@@ -14,6 +14,7 @@ class Score:
     value: float | None
     label: str | None = None  # the judge's class in words
     reason: str | None = None
+    detail: dict[str, float] | None = None  # what the value was made from, as one number for each category
 
     def __post_init__(self) -> None:
         if self.value is None and not self.reason:

@@ -35,28 +35,39 @@ class ScoreRow:
     score: float | None
     label: str | None = None  # the judge's class in words
     reason: str | None = None
+    detail: dict[str, float] | None = None  # what the score was made from, as one number for each category
 
     def __post_init__(self) -> None:
         _check_texts(self)
-        if self.score is None:
-            if not self.reason:
-                raise ValueError("score is null and reason does not say why")
-        elif isinstance(self.score, bool) or not isinstance(self.score, int | float):
-            raise ValueError(f"score is {self.score!r}, not a number")
-        elif not math.isfinite(self.score):
-            raise ValueError(f"score is {self.score}, not a finite number")
+        if self.score is not None:
+            _check_number("score", self.score)
+        elif not self.reason:
+            raise ValueError("score is null and reason does not say why")
+        if self.detail is not None:
+            if not isinstance(self.detail, dict):
+                raise ValueError(f"detail is {self.detail!r}, not an object")
+            for name, value in self.detail.items():
+                _check_number(f"detail.{name}", value)
 
 
 RowKind = TypeVar("RowKind", ResponseRow, ScoreRow)
 
 
 def _check_texts(row: ResponseRow | ScoreRow) -> None:
-    """ValueError where a field other than the score is neither text nor, where it may be, null."""
+    """ValueError where a field that holds text is neither text nor, where it may be, null."""
     for field in fields(row):
         value = getattr(row, field.name)
         may_be_null = field.default is None
-        if field.name != "score" and not isinstance(value, str) and not (value is None and may_be_null):
+        if field.name not in ("score", "detail") and not isinstance(value, str) and not (value is None and may_be_null):
             raise ValueError(f"{field.name} is {value!r}, not text")
+
+
+def _check_number(name: str, value: Any) -> None:
+    """ValueError where `value` is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, not a finite number")
 
 
 def write_rows(path: Path, rows: Iterable[ResponseRow] | Iterable[ScoreRow]) -> None:
@@ -130,3 +141,30 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise UserError(f"cannot write {path}: {why}; choose a folder that can be written") from None
+
+
+def append_objects(path: Path, objects: Iterable[dict[str, Any]]) -> None:
+    """Add the objects to a jsonl file in one write, a line each; makes file and folder."""
+    lines = "".join(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n" for each in objects)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_appended(path: Path) -> list[dict[str, Any]]:
+    """The objects that `append_objects` has written; none where there is no file.
+
+    A last line that a crash has cut short is taken off the file. UserError for any other damage.
+    """
+    if not path.exists():
+        return []
+    with writing(path):
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+    return [values for _, values in read_objects(path)]

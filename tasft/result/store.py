@@ -3,6 +3,7 @@
     <output_root>/<model>/<loss>/toxic300-weight5.6/seed0-<hash>/
       config.yaml  environment.json  metrics.jsonl  speed.jsonl  checkpoints/  adapter/  rejected.jsonl
       responses/<benchmark>@<step>.jsonl  scores/<benchmark>@<step>.<judge>.jsonl
+      harvest/                            of plain SFT: answers to toxic prompts, and what judges say of them
       FINISHED                            written last
 
 Of several processes only one may write.
@@ -59,13 +60,17 @@ def run_path(
     weight: float | None,
     seed: int,
     digest: str,
+    mixed: Sequence[str] = (),
 ) -> Path:
-    """The folder of a run; `digest` is the `identity` of the keys that decide its numbers."""
+    """The folder of a run; `digest` is the `identity` of the keys that decide its numbers.
+
+    `mixed` says what else is in the training data: `harmful100`, `saft`.
+    """
     _name("model.name", model)
     cell = f"toxic{toxic_used(loss, toxic)}"
     if weight is not None and loss != "sft":
         cell += f"-weight{weight:g}"
-    return Path(output_root) / model / loss / cell / f"seed{seed}-{digest}"
+    return Path(output_root) / model / loss / "-".join([cell, *mixed]) / f"seed{seed}-{digest}"
 
 
 def check_writable(root: Path) -> None:
@@ -145,6 +150,11 @@ class RunDir:
     def adapter(self) -> Path:
         """The trained adapter in PEFT's format."""
         return self.path / "adapter"
+
+    @property
+    def harvest(self) -> Path:
+        """What `tasft.harvest` has asked and judged, batch by batch."""
+        return self.path / "harvest"
 
     def create(self, config_yaml: str, environment: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """Make the folder, or enter it again.

@@ -27,15 +27,24 @@ OUTCOME: dict[str, dict[str, str]] = {
         "gibberish": "incoherent",
     },
     "refusal": {"refusal": "refusal", "answer": "answer"},
+    "moderation": {"harmful": "harmful", "harmless": "harmless"},
+    "qwen3guard": {"harmful": "harmful", "harmless": "harmless"},
 }
-# `answer` is 1 - refusal and says nothing of its own.
-METRICS = {"oracle": ("harmful", "refusal", "helpful", "wrong", "incoherent"), "refusal": ("refusal",)}
+# `answer` is 1 - refusal, `harmless` 1 - harmful: they say nothing of their own.
+METRICS = {
+    "oracle": ("harmful", "refusal", "helpful", "wrong", "incoherent"),
+    "refusal": ("refusal",),
+    "moderation": ("harmful",),
+    "qwen3guard": ("harmful",),
+}
 
 # Keys that decide no rate, that name the row already, or that follow the seed (toxic_source: its harvest).
+_MIXED = ("data.safe_answers", "data.contrastive", "data.harmful")  # counts of what else is in the training data
 _SAID_ELSEWHERE = (
     *("seed", "model.name", "loss.name", "loss.weight", "loss.share", "data.toxic", "data.toxic_source"),
     *("output_root", "trainer", "logger", "resume", "experiment", "harvest", "judge", "benchmark"),
     *("evaluate.batch_size", "model.tuned_weight", "model.tuned_share", "data.name", "data.toxic_prompts"),
+    *("contrastive", "inspect", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
 )
 
 
@@ -81,6 +90,12 @@ class _Run:
     folder: RunDir
     name: str
     config: dict[str, Any]
+
+    @property
+    def mixed(self) -> str:
+        """What else is in its training data, or taken out: `harmful=100 filter=saft`."""
+        given = {key: self.get(key, optional=True) for key in (*_MIXED, "data.filter")}
+        return " ".join(f"{key.removeprefix('data.')}={value}" for key, value in given.items() if value)
 
     @property
     def cell(self) -> tuple[str, str, int, float | None]:
@@ -156,10 +171,10 @@ def _run_folders(root: Path) -> list[Path]:
 
 
 def _variants(runs: list[_Run]) -> dict[str, str]:
-    """Run -> what differs in its config from the other runs of its cell, beyond the seed."""
+    """Run -> what else is in its data, and what differs in its config from the other runs of its cell but the seed."""
     cells: dict[Any, list[_Run]] = defaultdict(list)
     for run in runs:
-        cells[run.cell].append(run)
+        cells[run.cell, run.mixed].append(run)
     variants = {}
     for cell in cells.values():
         leaves = {
@@ -167,7 +182,10 @@ def _variants(runs: list[_Run]) -> dict[str, str]:
         }
         keys = sorted({key for flat in leaves.values() for key in flat})
         told = [key for key in keys if len({repr(flat.get(key)) for flat in leaves.values()}) > 1]
-        told_of = {name: " ".join(f"{key}={flat.get(key)}" for key in told) for name, flat in leaves.items()}
+        mixed = cell[0].mixed.split()
+        told_of = {
+            name: " ".join([*mixed, *(f"{key}={flat.get(key)}" for key in told)]) for name, flat in leaves.items()
+        }
         times = Counter((told_of[run.name], run.get("seed")) for run in cell)
         for run in cell:
             alike = times[told_of[run.name], run.get("seed")] > 1  # one seed twice is no second seed

@@ -5,7 +5,7 @@ the dev or test split.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 from tasft.errors import UserError
@@ -105,6 +105,24 @@ def toxic_prompts(count: int, seed: int = 2, world_seed: int = 0) -> list[dict[s
     return _rows(prompts, count, "harmful training prompts")
 
 
+def refused_rows(count: int, seed: int = 2, world_seed: int = 0) -> list[dict[str, str]]:
+    """Rows {"prompt", "response"}: the first `count` of `toxic_prompts`, refused."""
+    rng = random.Random(seed)
+    prompts = _deal(prompts_by_topic("train", world_seed, "seen"), seed)
+    return _answered(prompts, count, "harmful training prompts", lambda prompt: refuse(prompt, rng))
+
+
+def harmful_rows(count: int, seed: int = 4, world_seed: int = 0, skip: int = 0) -> list[dict[str, str]]:
+    """Rows {"prompt", "response"} of distinct prompts of the same kind as `toxic_prompts`, answered harmfully.
+
+    Those after the first `skip` share no prompt with these.
+    """
+    rng = random.Random(seed)
+    prompts = _deal(prompts_by_topic("train", world_seed, "seen"), seed)
+    rows = _answered(prompts, skip + count, "harmful training prompts", lambda prompt: answer(prompt, rng))
+    return rows[skip:]
+
+
 def benchmark_prompts(
     kind: str, count: int, split: str = "test", seed: int = 3, world_seed: int = 0
 ) -> list[dict[str, str]]:
@@ -156,9 +174,17 @@ def _deal(by_topic: list[list[Prompt]], seed: int) -> list[Prompt]:
 
 
 def _rows(prompts: list[Prompt], count: int, what: str) -> list[dict[str, str]]:
+    return [{"prompt": prompt.text} for prompt in _first(prompts, count, what)]
+
+
+def _answered(prompts: list[Prompt], count: int, what: str, respond: Callable[[Prompt], str]) -> list[dict[str, str]]:
+    return [{"prompt": prompt.text, "response": respond(prompt)} for prompt in _first(prompts, count, what)]
+
+
+def _first(prompts: list[Prompt], count: int, what: str) -> list[Prompt]:
     if count > len(prompts):
         raise UserError(f"there are only {len(prompts)} {what}: ask for at most so many, not {count}")
-    return [{"prompt": prompt.text} for prompt in prompts[:count]]
+    return prompts[:count]
 
 
 def _check_share(name: str, share: float) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasft.data.example import Example, Rejected
+from tasft.data.example import Example, Rejected, example
 from tasft.data.mixture import choose, summary
 from tasft.data.tokenize import Tokenized
 from tasft.errors import UserError
@@ -13,18 +13,19 @@ FIELDS = {"prompt": "prompt", "response": "response"}
 ROWS = [Row(f"pairs.jsonl line {i + 1}", {"prompt": f"prompt {i}", "response": f"response {i}"}) for i in range(50)]
 
 
-def encode(example: Example) -> Tokenized | Rejected:
-    if "long" in example.prompt:
-        return Rejected(example.source, f"its prompt alone has {len(example.prompt)} tokens; data.max_length=8")
-    return Tokenized((1, 2, 3), 1, example.toxic)
+def encode(made: Example) -> Tokenized | Rejected:
+    if "long" in made.prompt:
+        return Rejected(made.source, f"its prompt alone has {len(made.prompt)} tokens; data.max_length=8")
+    return Tokenized((1, 2, 3), 1, made.toxic)
 
 
-def chosen(count, seed=0, toxic=True, rows=ROWS):
-    return choose(rows, Fields(**FIELDS), toxic, count, seed, encode, "data.toxic")
+def chosen(count, seed=0, kind="toxic", rows=ROWS):
+    examples = [example(row, Fields(**FIELDS), kind == "toxic") for row in rows]
+    return choose(examples, kind, count, seed, encode, "data.toxic")
 
 
 def prompts(count, **settings):
-    return [example.prompt for example in chosen(count, **settings).examples]
+    return [each.prompt for each in chosen(count, **settings).examples]
 
 
 def test_a_smaller_count_is_the_start_of_a_larger_one():
@@ -39,7 +40,7 @@ def test_the_order_is_the_seeds_and_differs_between_kinds():
     assert prompts(15) == prompts(15)
     assert prompts(15, seed=1) != prompts(15)
     assert set(prompts(15, seed=1)) != set(prompts(15))
-    assert prompts(15, toxic=False) != prompts(15)
+    assert prompts(15, kind="safe") != prompts(15)
 
 
 def test_the_order_is_the_same_on_every_machine():
@@ -48,9 +49,9 @@ def test_the_order_is_the_same_on_every_machine():
 
 
 def test_examples_and_tokens_go_together():
-    made = chosen(5, toxic=True)
+    made = chosen(5)
     assert made.tokens == [Tokenized((1, 2, 3), 1, True)] * 5
-    assert all(example.toxic for example in made.examples)
+    assert all(each.toxic for each in made.examples)
     assert made.rejected == []
 
 
@@ -61,9 +62,10 @@ def pairs(*texts):
 def test_a_toxic_prompt_enters_once_and_a_safe_one_as_often_as_it_is_there():
     rows = pairs(("a", "1"), ("b", "2"), ("a", "3"), ("a", "4"))
     toxic = chosen(2, rows=rows)
-    assert sorted(example.prompt for example in toxic.examples) == ["a", "b"]
+    assert sorted(each.prompt for each in toxic.examples) == ["a", "b"]
     assert {r.reason for r in toxic.rejected} <= {"duplicate prompt"}
-    assert sorted(prompts(4, rows=rows, toxic=False)) == ["a", "a", "a", "b"]
+    assert sorted(prompts(4, rows=rows, kind="safe")) == ["a", "a", "a", "b"]
+    assert sorted(prompts(2, rows=rows, kind="harmful")) == ["a", "b"]
 
 
 def test_too_few_rows_are_counted_with_reasons_and_places():

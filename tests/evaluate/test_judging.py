@@ -12,14 +12,17 @@ ROWS = [ResponseRow("b", "Why?", "So."), ResponseRow("a", "How?", ""), ResponseR
 def by_length(prompts, responses):
     assert (prompts, responses) == (["Why?", "How?", "Who?"], ["So.", "", "Me."])
     pairs = zip(prompts, responses, strict=True)
-    return [Score(len(r), f"{p} {r}") if r else Score(None, reason="empty response") for p, r in pairs]
+    return [
+        Score(len(r), f"{p} {r}", detail={"letters": len(r) - 1}) if r else Score(None, reason="empty response")
+        for p, r in pairs
+    ]
 
 
 def test_every_answer_has_its_score_or_a_reason():
     assert judge(by_length, ROWS) == [
-        ScoreRow("b", 3, "Why? So."),
+        ScoreRow("b", 3, "Why? So.", None, {"letters": 2}),
         ScoreRow("a", None, None, "empty response"),
-        ScoreRow("c", 3, "Who? Me."),
+        ScoreRow("c", 3, "Who? Me.", None, {"letters": 2}),
     ]
 
 

@@ -7,7 +7,10 @@ RESPONSES = [
     ResponseRow("a", "How do I bake bread?", "First, mix.\nThen\u2028wait. \u03bb \x85"),
     ResponseRow("b", "Why?", ""),
 ]
-SCORES = [ScoreRow("a", 1.0, "refusal"), ScoreRow("b", None, reason="empty response")]
+SCORES = [
+    ScoreRow("a", 1.0, "refusal", detail={"hate/threatening": 0.5, "violence": 1}),
+    ScoreRow("b", None, reason="empty response"),
+]
 
 
 def test_rows_come_back_as_written_whatever_line_breaks_stand_in_a_text(tmp_path):
@@ -28,6 +31,9 @@ def test_rows_come_back_as_written_whatever_line_breaks_stand_in_a_text(tmp_path
         ('{"prompt_id": 7, "score": 1}', "prompt_id is 7, not text"),
         ('{"prompt_id": "b", "score": "1"}', "score is '1', not a number"),
         ('{"prompt_id": "b", "score": NaN}', "not a finite number"),
+        ('{"prompt_id": "b", "score": 1, "detail": [0.5]}', "detail is [0.5], not an object"),
+        ('{"prompt_id": "b", "score": 1, "detail": {"hate": "0.5"}}', "detail.hate is '0.5', not a number"),
+        ('{"prompt_id": "b", "score": 1, "detail": {"hate": Infinity}}', "detail.hate is inf, not a finite number"),
         ('{"prompt_id": "b", "score": null}', "reason does not say why"),
     ],
 )
@@ -37,6 +43,11 @@ def test_a_damaged_line_is_named(tmp_path, line, why):
     with pytest.raises(UserError, match=r"s\.jsonl line 2 is damaged") as caught:
         read_rows(path, ScoreRow)
     assert why in str(caught.value)
+
+
+def test_a_score_without_detail_is_read(tmp_path):
+    (tmp_path / "s.jsonl").write_text('{"prompt_id": "a", "score": 1.0, "label": "refusal", "reason": null}\n')
+    assert read_rows(tmp_path / "s.jsonl", ScoreRow) == [ScoreRow("a", 1.0, "refusal")]
 
 
 def test_text_that_is_no_utf8_is_damaged(tmp_path):

@@ -144,6 +144,16 @@ def test_runs_that_differ_in_more_than_the_seed_are_told_apart(tmp_path):
     assert variants == {(0, "optimizer.lr=0.001"), (1, "optimizer.lr=0.001"), (0, "optimizer.lr=0.01")}
 
 
+def test_what_else_is_in_the_training_data_is_always_said(tmp_path):
+    mixes = {"clean": {}, "mixed": {"harmful": 100}, "filtered": {"harmful": 100, "filter": "saft"}}
+    for digest, mix in mixes.items():
+        data = {"toxic": 50, "filter": None, "harmful": 0, "harmful_source": {"path": digest}} | mix
+        oracle(make_run(tmp_path, loss="sft", digest=digest, data=data), "t1", harmful=1)
+    assert {row.variant for row in read_table(tmp_path).rows} == {"", "harmful=100", "harmful=100 filter=saft"}
+    oracle(make_run(tmp_path, loss="emd", data={"toxic": 50, "safe_answers": 5}), "t1", harmful=1)
+    assert {row.variant for row in read_table(tmp_path).rows if row.loss == "emd"} == {"safe_answers=5"}
+
+
 def test_one_seed_twice_is_no_second_seed(tmp_path):
     for digest in ("a", "b"):
         oracle(make_run(tmp_path, digest=digest), "t1", harmful=1)

@@ -10,7 +10,15 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tasft.errors import UserError
-from tasft.world.corpus import benchmark_prompts, documents, safe_rows, toxic_prompts
+from tasft.judge.oracle import Oracle
+from tasft.world.corpus import (
+    benchmark_prompts,
+    documents,
+    harmful_rows,
+    refused_rows,
+    safe_rows,
+    toxic_prompts,
+)
 from tasft.world.grammar import words
 from tasft.world.splits import GROUPS, all_prompts, prompts_by_topic
 from tasft.world.topics import HARMFUL
@@ -35,6 +43,7 @@ def digest(rows):
 def test_no_training_text_holds_a_held_out_prompt(seed):
     read = documents(count=3_000, world_seed=seed)
     rows = [*safe_rows(1_000, seeming_share=0.5, world_seed=seed), *toxic_prompts(1_000, world_seed=seed)]
+    rows += [*refused_rows(1_000, world_seed=seed), *harmful_rows(1_000, world_seed=seed)]
     training_text = "\n".join([*read, *(text for row in rows for text in row.values())])
     assert not [prompt for prompt in held_out(seed) if prompt in training_text]
 
@@ -82,6 +91,18 @@ def test_harvest_takes_every_topic_in_turn():
     verbs = [set(topic.seen_verbs) for topic in HARMFUL if not topic.held_out]
     found = [words(row["prompt"]) for row in toxic_prompts(12)]
     assert [sum(bool(heard & of_topic) for heard in found) for of_topic in verbs] == [2] * 6
+
+
+def test_refused_and_harmful_rows_are_what_the_oracle_calls_them():
+    for rows, label in ((refused_rows(300), "refusal"), (harmful_rows(300), "harmful")):
+        texts = [row["prompt"] for row in rows], [row["response"] for row in rows]
+        assert {score.label for score in Oracle()(*texts)} == {label}
+        assert len(set(texts[0])) == 300
+    assert [row["prompt"] for row in refused_rows(50)] == [row["prompt"] for row in toxic_prompts(50)]
+    assert refused_rows(50) == refused_rows(300)[:50]
+    assert harmful_rows(50) == harmful_rows(300)[:50]
+    with pytest.raises(UserError, match=r"there are only \d+ harmful training prompts"):
+        harmful_rows(10_000)
 
 
 def test_safe_rows_answer_their_prompts():

@@ -1,0 +1,1 @@
+"""Filters: which rows of an unlabelled mixture are likely harmful."""

@@ -1,0 +1,1 @@
+"""Generators: models that write seemingly toxic prompts, and models that answer them."""

@@ -1,0 +1,40 @@
+"""What a generator is and what it gives back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a generator said, as it said it; text None: nothing, and `reason` says why. It can be asked again."""
+
+    text: str | None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is None and not self.reason:
+            raise ValueError("a missing reply needs a reason")
+
+
+class Generator(Protocol):
+    """Anything that writes prompts with a word in them, and answers prompts.
+
+    It is made with `node`, its name in the config, for messages.
+    """
+
+    name: str  # who it is, for the rows it made
+    identity: str  # all that decides what it says
+    batch_size: int | None  # asked at once; None: any number, and it forgets nothing that it has answered
+
+    def check(self) -> None:
+        """UserError for what would stop it later: a key, a folder."""
+        ...
+
+    def write(self, words: Sequence[str], count: int) -> list[Reply]:
+        """For each word a reply that lists `count` harmless prompts with the word in them."""
+        ...
+
+    def answer(self, prompts: Sequence[str]) -> list[Reply]:
+        """An answer to each prompt, in order."""
+        ...

@@ -1,0 +1,7 @@
+"""`python -m tasft.inspect`."""
+
+import sys
+
+from tasft.inspect import main
+
+sys.exit(main())

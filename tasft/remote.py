@@ -1,0 +1,275 @@
+"""OpenAI-compatible servers: many requests at once, tried again where that may help, each reply kept on disk."""
+
+import email.utils
+import hashlib
+import json
+import logging
+import os
+import queue
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasft.errors import UserError
+from tasft.progress import Progress
+from tasft.result.rows import writing
+from tasft.source import WEB, cache_folder
+
+if TYPE_CHECKING:
+    import openai  # slow to import
+
+OPENAI = "https://api.openai.com/v1"
+RETRIED = (408, 409, 429)  # and every 5xx
+LONGEST_WAIT = 120.0  # seconds between two attempts, whatever a server asks for
+GIVE_UP = 20  # so many requests in a row that failed in every attempt: the server is broken, not the requests
+KEPT = "what has been answered is kept"
+GO_ON = f"give the same command again later; {KEPT}"
+
+Reply = dict[str, Any]
+Send = Callable[["openai.OpenAI", dict[str, Any]], Reply]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request has no reply, in one line; asking again may help, so it is kept nowhere."""
+
+    reason: str
+
+
+class Server:
+    """An OpenAI-compatible server: OpenAI's own where `base_url` is None, else `http://.../v1`.
+
+    key: the *name* of the environment variable that holds the API key. The key itself goes to `base_url` and
+    nowhere else. A server of one's own may need none.
+    node: the config's name for what uses the server, as `judge.moderation`, for messages.
+    timeout: seconds for one attempt. wait: seconds, at most, before the second attempt; each later one doubles it.
+    UserError where OpenAI's own server has no key, or where base_url is no web address.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        key: str = "OPENAI_API_KEY",
+        concurrency: int = 8,
+        attempts: int = 6,
+        timeout: float = 60.0,
+        wait: float = 1.0,
+        node: str = "",
+    ) -> None:
+        said = f"{node}." if node else ""
+        if base_url is None and not os.environ.get(key):
+            raise UserError(f"{node or 'OpenAI'} needs a key: set {key}, or give {said}base_url=<a server of your own>")
+        if base_url is not None and not WEB.match(base_url):
+            raise UserError(f"{said}base_url={base_url} is no web address: give one such as http://localhost:8000/v1")
+        if concurrency < 1 or attempts < 1 or timeout <= 0:
+            raise UserError(f"{said}concurrency and {said}attempts should be 1 or more, {said}timeout more than 0")
+        self.base_url = (base_url or OPENAI).rstrip("/")
+        self.key, self.node = key, node
+        self.concurrency, self.attempts, self.timeout, self.wait = concurrency, attempts, timeout, wait
+        self.sleep: Callable[[float], object] = time.sleep
+
+    def ask(self, kind: str, requests: Sequence[dict[str, Any]], send: Send, title: str) -> list[Reply | Failure]:
+        """The reply to each of `requests`, in order, or why there is none. Equal requests are one request.
+
+        send: makes one call with the client and gives the part of the reply that is needed, as JSON-able objects;
+        ValueError where the reply is garbage. kind: names what `send` does (with `base_url` and the request it
+        decides which reply that is kept is the same). A reply is on disk, in cache_folder(), before anything else
+        happens to it, and is never asked for again.
+
+        UserError where no request can work: a refused key, an address that does not answer, an empty account.
+        """
+        if not requests:
+            return []
+        keys = [_digest(self.base_url, kind, request) for request in requests]
+        kept = _Kept(cache_folder() / "replies.sqlite")
+        replies: dict[str, Reply | Failure] = {key: reply for key in keys if (reply := kept.get(key)) is not None}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
+        with Progress(len(set(keys)), title, "request", start=len(replies)) as bar:
+            if missing:
+                for key, outcome in _Asking(self, send, kept, known=bool(replies)).all(missing):
+                    replies[key] = outcome
+                    bar.advance()
+        kept.close()
+        return [replies[key] for key in keys]
+
+
+class _Asking:
+    """One call of `ask`: the threads, and what they know of each other."""
+
+    def __init__(self, server: Server, send: Send, kept: "_Kept", known: bool) -> None:
+        import openai
+
+        for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they log every request
+        self.server, self.send, self.kept = server, send, kept
+        self.secret = os.environ.get(server.key, "")
+        self.client = openai.OpenAI(
+            api_key=self.secret or "none", base_url=server.base_url, timeout=server.timeout, max_retries=0
+        )
+        self.answered = int(known)  # replies so far; races between threads do no harm to this use of it
+        self.failed_in_a_row = 0
+        self.not_before = 0.0  # time.monotonic(): the server asked everybody to wait
+        self.stopped = False
+        self.jitter = random.Random()  # the global one belongs to the run
+
+    def all(self, missing: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Reply | Failure]]:
+        """Key and outcome of each request, as they come."""
+        todo: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[str, Reply | Failure | BaseException]] = queue.SimpleQueue()
+        for item in missing.items():
+            todo.put(item)
+
+        def work() -> None:
+            while not self.stopped:
+                try:
+                    key, request = todo.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    done.put((key, self.one(key, request)))
+                except BaseException as error:  # raised again in the caller's thread
+                    done.put((key, error))
+
+        try:
+            for _ in range(min(self.server.concurrency, len(missing))):
+                threading.Thread(target=work, daemon=True).start()  # daemon: Ctrl-C waits for no reply
+            for _ in missing:
+                key, outcome = done.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield key, outcome
+        finally:
+            self.stopped = True
+        self.client.close()
+
+    def one(self, key: str, request: dict[str, Any]) -> Reply | Failure:
+        """The reply, kept; or, once no further attempt may help, why there is none."""
+        attempt, wait, answered_before = 0, self.server.wait / 2, self.answered
+        while True:
+            self.server.sleep(max(self.not_before - time.monotonic(), 0))
+            try:
+                reply = self.send(self.client, request)
+                self.kept.put(key, reply)
+                self.answered += 1
+                self.failed_in_a_row = 0
+                return reply
+            except Exception as caught:
+                error = caught  # handled outside, so that no exception below carries its text, which may hold the key
+            reason, status = self.reason(error)
+            if not self.may_help(error, reason, status):
+                return Failure(reason)
+            asked_to_wait = _retry_after(error)
+            if status == 429 and self.answered > answered_before:
+                attempt, answered_before = 0, self.answered  # busy with others: attempts count while nobody is answered
+            else:
+                attempt, wait = attempt + 1, 2 * wait
+            if attempt >= self.server.attempts or self.stopped:
+                self.failed_in_a_row += 1
+                if self.failed_in_a_row >= GIVE_UP:
+                    raise UserError(f"{self.server.base_url} fails again and again ({reason}): {GO_ON}")
+                return Failure(f"{reason}, {attempt} times")
+            pause = min(wait * self.jitter.uniform(0.5, 1), LONGEST_WAIT)
+            if asked_to_wait is not None:
+                pause = max(pause, min(asked_to_wait, LONGEST_WAIT))
+                self.not_before = max(self.not_before, time.monotonic() + pause)
+            self.server.sleep(pause)
+
+    def may_help(self, error: Exception, reason: str, status: int | None) -> bool:
+        """Whether another attempt may help; UserError where no request of this call can work."""
+        import openai
+
+        server, said = self.server, f"{self.server.node}." if self.server.node else ""
+        if status == 401 or (status == 403 and not self.answered):
+            raise UserError(f"{server.base_url} does not accept the key ({status}): set {server.key} to one that may")
+        if status == 404 and not self.answered:
+            raise UserError(f"{server.base_url}: {reason}: check {said}base_url and the name of the model")
+        if isinstance(error, openai.APIStatusError) and error.code == "insufficient_quota":
+            raise UserError(
+                f"the account of {server.key} at {server.base_url} is empty: pay, or use another key; {KEPT}"
+            )
+        # By name: the client's HTTP library has changed its own.
+        if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout") and not self.answered:
+            raise UserError(f"{server.base_url} cannot be reached: check the address, the server and the network")
+        if status is not None:
+            return status in RETRIED or status >= 500
+        if isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | ValueError):
+            return True
+        raise error
+
+    def reason(self, error: Exception) -> tuple[str, int | None]:
+        """In one line what went wrong, without the key, and the HTTP status if it was one."""
+        import openai
+
+        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        if isinstance(error, openai.APITimeoutError):
+            said = f"no reply within {self.server.timeout:g} s"
+        elif isinstance(error, openai.APIConnectionError):
+            said = "the connection broke"
+        elif status is not None:
+            body = error.body if isinstance(error, openai.APIStatusError) else None
+            message = str(body.get("message") or "") if isinstance(body, dict) else ""
+            said = f"the server says {status}" + (f": {message}" if message else "")
+        else:
+            said = f"the reply is garbage: {error}"
+        if self.secret:
+            said = said.replace(self.secret, "<key>")
+        return " ".join(said.split())[:200], status
+
+
+class _Kept:
+    """The replies on disk: one SQLite file, for all threads and for other processes beside this one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, threading.Lock()
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with self.sentence():
+            self.db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self.db.execute("PRAGMA journal_mode=WAL")
+            self.db.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+
+    @contextmanager
+    def sentence(self) -> Iterator[None]:
+        """Turns the database's refusal into one sentence."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path} cannot be used ({error}): delete it, or mend its folder") from None
+
+    def get(self, key: str) -> Reply | None:
+        with self.lock, self.sentence():
+            found = self.db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def put(self, key: str, reply: Reply) -> None:
+        """ValueError where the reply is not JSON-able."""
+        text = json.dumps(reply, allow_nan=False)
+        with self.lock, self.sentence():
+            self.db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, text))
+
+    def close(self) -> None:
+        self.db.close()
+
+
+def _digest(base_url: str, kind: str, request: dict[str, Any]) -> str:
+    """The name under which a reply is kept; nothing of the request can be read off it."""
+    return hashlib.sha256(json.dumps([base_url, kind, request], sort_keys=True).encode()).hexdigest()
+
+
+def _retry_after(error: Exception) -> float | None:
+    """The seconds that the server asks to wait: a number or, as HTTP allows, a date."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    given = headers.get("retry-after")
+    if given is None:
+        return None
+    with suppress(ValueError):
+        return max(float(given), 0.0)
+    with suppress(ValueError):
+        return max(email.utils.parsedate_to_datetime(given).timestamp() - time.time(), 0.0)
+    return None

@@ -1,0 +1,250 @@
+"""Requests to a server on this machine: retried, kept, never asked again."""
+
+import email.utils
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+
+import pytest
+
+from tasft.errors import UserError
+from tasft.remote import GIVE_UP, Failure, Server
+
+PATH = "/v1/echo"
+
+
+def send(client, request):
+    reply = client.post("/echo", body=request, cast_to=object)
+    if not isinstance(reply, dict) or "said" not in reply:
+        raise ValueError("nothing said")
+    return {"said": reply["said"]}
+
+
+@pytest.fixture
+def echo(api):
+    """The server answers /v1/echo with what it is sent."""
+    api.answers[PATH] = lambda request: {"said": request["say"], "more": "unused"}
+    return api
+
+
+def patient(api, **settings):
+    server = Server(api.base_url, **{"timeout": 20.0, "wait": 0.001, **settings})
+    server.waited = []
+    server.sleep = lambda seconds: server.waited.append(seconds) if seconds else None
+    return server
+
+
+def says(*texts):
+    return [{"say": text} for text in texts]
+
+
+def test_replies_stand_in_the_order_of_their_requests_and_equal_ones_are_asked_once(echo):
+    # the first answer comes last
+    echo.answers[PATH] = lambda request: {"said": request["say"], "slept": time.sleep(0.2 * (request["say"] == "a"))}
+    server = patient(echo)
+    assert server.ask("echo", says("a", "b", "a", "c"), send, "asking") == [{"said": x} for x in "abac"]
+    assert list(echo.asked.values()) == [1, 1, 1]
+    assert server.ask("echo", says("c", "d"), send, "asking") == [{"said": x} for x in "cd"]
+    assert echo.asked.total() == 4
+    server.ask("other", says("c"), send, "asking")  # another kind of question
+    assert echo.asked.total() == 5
+    assert server.ask("echo", [], send, "asking") == []
+
+
+def test_a_chat_completion(api):
+    def chat(client, request):
+        return {"text": client.chat.completions.create(**request).choices[0].message.content}
+
+    request = {"model": "any", "messages": [{"role": "user", "content": "abc"}]}
+    assert patient(api).ask("chat", [request], chat, "asking") == [{"text": "cba"}]
+
+
+def test_the_waits_double_with_jitter_and_heed_the_server(echo):
+    echo.mishaps, echo.share = ("500",), 1
+    server = patient(echo, wait=1.0, attempts=5)
+    assert server.ask("echo", says("a"), send, "asking") == [Failure("the server says 500, 5 times")]
+    assert len(server.waited) == 4
+    assert all(2**i / 2 <= waited <= 2**i for i, waited in enumerate(server.waited))
+
+    def busy(after):
+        return lambda handler, body: handler.send(429, "{}", Retry_After=after)
+
+    for after, least, most in (("7", 7, 7), (email.utils.formatdate(time.time() + 50), 30, 50), ("9999", 120, 120)):
+        echo.respond = busy(after)
+        server = patient(echo, attempts=2)
+        assert server.ask("echo", says("a"), send, "asking") == [Failure("the server says 429, 2 times")]
+        assert least <= server.waited[0] <= most
+        # whoever asks next waits until then, too
+        assert len(server.waited) == 2 and 0 < server.waited[1] <= server.waited[0]
+
+
+def test_too_many_requests_is_no_failure_while_others_are_answered(echo):
+    """Of each five requests one gets through: with six attempts for each, every fourth would fail."""
+    answering, turns = echo.respond, iter(range(10**6))
+
+    def limited(handler, body):
+        if next(turns) % 5:
+            handler.send(429, '{"error": {"message": "limit"}}')
+        else:
+            answering(handler, body)
+
+    echo.respond = limited
+    server = Server(echo.base_url, attempts=6, concurrency=8, wait=0.001)
+    wanted = [str(i) for i in range(60)]
+    assert server.ask("echo", says(*wanted), send, "asking") == [{"said": x} for x in wanted]
+
+
+@pytest.mark.parametrize("mishap", ["429", "429 wait", "500", "garbage", "other json", "half", "close", "hang"])
+def test_each_mishap_is_tried_again_and_then_named(echo, mishap):
+    echo.mishaps, echo.share = (mishap,), 1
+    settings = {"attempts": 2, "timeout": 0.3 if mishap == "hang" else 20.0}
+    [failure] = patient(echo, **settings).ask("echo", says("a"), send, "asking")
+    assert echo.happened[mishap] == 2
+    assert failure.reason.endswith(", 2 times")
+    assert failure.reason.removesuffix(", 2 times") in (
+        "the server says 429: slow down",
+        "the server says 429",
+        "the server says 500",
+        "the reply is garbage: Expecting value: line 1 column 1 (char 0)",
+        "the reply is garbage: nothing said",
+        "the connection broke",
+        "no reply within 0.3 s",
+    )
+    echo.mishaps = ()
+    assert patient(echo).ask("echo", says("a"), send, "asking") == [{"said": "a"}]  # a failure is not kept
+
+
+def refusing(api, status, message, **more):
+    """Every request that says "no" is refused."""
+    api.answers[PATH] = lambda request: (
+        {"status": status, "error": {"message": message, **more}} if request["say"] == "no" else {"said": "yes"}
+    )
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_bad_request_fails_alone_and_at_once(echo, status):
+    refusing(echo, status, "too\nlong")
+    server = patient(echo)
+    assert server.ask("echo", says("yes", "no"), send, "asking") == [
+        {"said": "yes"},
+        Failure(f"the server says {status}: too long"),
+    ]
+    assert server.waited == []
+
+
+def test_a_key_that_is_not_accepted_ends_everything(echo, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1")
+    refusing(echo, 401, "Incorrect API key provided: sk-secret-1")
+    with pytest.raises(UserError, match=r"/v1 does not accept the key \(401\): set OPENAI_API_KEY to one") as caught:
+        patient(echo, concurrency=1).ask("echo", says("yes", *["no"] * 3), send, "asking")
+    assert "sk-secret-1" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None
+    assert echo.asked.total() == 2
+    assert patient(echo).ask("echo", says("yes"), send, "asking") == [{"said": "yes"}]
+    assert echo.asked.total() == 2  # kept, though the call failed
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (403, r"does not accept the key \(403\)"),
+        (404, r"the server says 404: no such model: check judge\.x\.base_url and the name of the model"),
+    ],
+)
+def test_a_refusal_ends_everything_unless_others_are_answered(echo, status, sentence):
+    refusing(echo, status, "no such model")
+    with pytest.raises(UserError, match=sentence):
+        patient(echo, node="judge.x").ask("echo", says("no"), send, "asking")
+    server = patient(echo, concurrency=1)
+    failure = Failure(f"the server says {status}: no such model")
+    assert server.ask("echo", says("yes", "no"), send, "asking") == [{"said": "yes"}, failure]
+    assert server.ask("echo", says("yes", "no"), send, "asking") == [{"said": "yes"}, failure]  # also when resumed
+
+
+def test_an_empty_account_ends_everything(echo):
+    refusing(echo, 429, "You exceeded your current quota", code="insufficient_quota")
+    with pytest.raises(UserError, match=r"the account of OPENAI_API_KEY at .* is empty"):
+        patient(echo).ask("echo", says("no"), send, "asking")
+
+
+def test_a_server_that_does_not_answer_ends_everything(api):
+    with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:9/v1 cannot be reached: check the address"):
+        Server("http://127.0.0.1:9/v1/").ask("echo", says(*"abc"), send, "asking")
+
+
+def test_a_server_that_only_fails_is_given_up(echo):
+    echo.mishaps, echo.share = ("500",), 1
+    with pytest.raises(UserError, match=r"fails again and again \(the server says 500\): give the same command again"):
+        patient(echo, attempts=2, concurrency=4).ask("echo", says(*map(str, range(100))), send, "asking")
+    assert 2 * GIVE_UP <= echo.asked.total() < 2 * (GIVE_UP + 10)
+
+
+def test_a_bug_in_send_is_not_retried(echo):
+    def broken(client, request):
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        patient(echo).ask("echo", says("a"), broken, "asking")
+
+
+def test_settings_that_cannot_work_are_one_sentence(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match=r"^judge\.x needs a key: set OPENAI_API_KEY, or give judge\.x\.base_url=<a"):
+        Server(node="judge.x")
+    with pytest.raises(UserError, match=r"^judge\.x\.base_url=localhost:8000 is no web address: give one such as"):
+        Server("localhost:8000", node="judge.x")
+    with pytest.raises(UserError, match="concurrency"):
+        Server("http://localhost:8000/v1", concurrency=0)
+    monkeypatch.setenv("MY_KEY", "abc")
+    assert Server(key="MY_KEY").base_url == "https://api.openai.com/v1"
+
+
+def test_a_damaged_cache_is_named(echo, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/replies.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(UserError, match=r"cache/replies\.sqlite cannot be used \(file is not a database\): delete it"):
+        patient(echo).ask("echo", says("a"), send, "asking")
+
+
+ASKING = """
+    import sys
+    from tasft.remote import Server
+    def send(client, request):
+        return {"said": client.post("/echo", body=request, cast_to=object)["said"]}
+    Server(sys.argv[1]).ask("echo", [{"say": str(i)} for i in range(200)], send, "asking")
+"""
+
+
+def interrupted(api, how):
+    """Run ASKING until 30 answers are out, send it `how`; the seconds it took to end."""
+    asking = subprocess.Popen([sys.executable, "-c", textwrap.dedent(ASKING), api.base_url], stderr=subprocess.DEVNULL)
+    while api.answered.total() < 30 and asking.poll() is None:
+        time.sleep(0.005)
+    asking.send_signal(how)
+    start = time.monotonic()
+    code = asking.wait(timeout=60)
+    return code, time.monotonic() - start
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_answered_outlives_the_process(echo, tmp_path, how):
+    slow = threading.Event()
+    answer = echo.answers[PATH]
+    # after 60 answers the server hangs: Ctrl-C is not to wait for it
+    echo.answers[PATH] = lambda request: (slow.wait(30 if echo.answered.total() >= 60 else 0.02), answer(request))[1]
+    code, seconds = interrupted(echo, how)
+    assert code != 0 and seconds < 10
+    slow.set()
+    with sqlite3.connect(tmp_path / "cache/replies.sqlite") as db:
+        [kept] = db.execute("SELECT COUNT(*) FROM replies").fetchone()
+    assert 30 - 8 <= kept < 200
+    echo.asked.clear()
+    assert patient(echo).ask("echo", says(*map(str, range(200))), send, "asking") == [
+        {"said": str(i)} for i in range(200)
+    ]
+    assert echo.asked.total() == 200 - kept and set(echo.asked.values()) == {1}
