@@ -135,6 +135,11 @@ def _check_given(cfg: DictConfig) -> None:
     for key, source in sources.items():
         if source.path is None and source.id is None and source.rows is None:
             raise UserError(f"{key} says no place to read from: give {key}.path=<file> or {key}.id=<data set>")
+    kinds = ("toxic", "safe_answers", "contrastive", "harmful")
+    sources |= {f"data.{kind}_source": cfg.data[f"{kind}_source"] for kind in kinds}
+    sources |= {"data.toxic_prompts": cfg.data.toxic_prompts}
+    sources |= {f"saft.labelled.{kind}": cfg.saft.labelled[kind] for kind in ("safe", "harmful")}
+    for key, source in sources.items():
         if source.path is not None and source.rows is not None:
             raise UserError(f"{key}.path and {key}.rows are both given: {key}.rows=null drops the function")
 
@@ -232,6 +237,9 @@ def mistake(error: BaseException) -> str | None:
             return "the GPU is out of memory: give a smaller trainer.max_tokens or evaluate.batch_size"
         if isinstance(link, MissingConfigException):
             return _missing_choice(link)
+        null = re.search(r"^'NoneType' object .*full_key: (\S+)", str(link), re.DOTALL)  # a bug of OmegaConf's
+        if null is not None and type(link) is AttributeError:
+            return f"{null[1]} is null, which takes no mapping on the command line: give it in a yaml file"
     # the innermost says it best, but OmegaConf leaves some of those as templates
     ours = [
         link for link in chain if isinstance(link, OmegaConfBaseException | HydraException) and "$" not in str(link)

@@ -45,6 +45,8 @@ def contrastive(cfg: DictConfig) -> None:
     from filelock import FileLock, Timeout
 
     from tasft import parts
+    from tasft.evaluate.judging import deciding
+    from tasft.generator.asking import request
     from tasft.generator.select import select_pairs, select_prompts
     from tasft.result.rows import write_atomically
     from tasft.result.store import check_writable
@@ -69,7 +71,7 @@ def contrastive(cfg: DictConfig) -> None:
         with FileLock(file.parent / ".lock", timeout=0):
             write_atomically(file.parent / "words.jsonl", _lines([dataclasses.asdict(word) for word in words]))
             replies = _asked(
-                file.parent / f"prompts-{_digest(prompter.identity, settings.per_word)}.jsonl",
+                file.parent / f"prompts-{_digest(prompter.identity, request('', settings.per_word))}.jsonl",
                 [word.word for word in words], prompter.batch_size,
                 partial(prompter.write, count=settings.per_word), "prompts for toxic words",
             )  # fmt: skip
@@ -86,7 +88,7 @@ def contrastive(cfg: DictConfig) -> None:
                 [each.prompt for each in prompts], answerer.batch_size, answerer.answer, "answers",
             )  # fmt: skip
             del answerer
-            judged_by = f"{settings.judge}-{_digest(config.judge[settings.judge])}"
+            judged_by = f"{settings.judge}-{_digest(deciding(config.judge[settings.judge]))}"
             scores = _scores(file.parent / f"scores-{judged_by}.jsonl", judge, answers)
             pairs, about_answers = select_pairs(prompts, answers, scores, settings.drop)
             made_by = {key: report[key] for key in ("prompter", "answerer", "judge")}

@@ -24,11 +24,11 @@ from tasft.benchmark.prompts import BenchmarkPrompt
 from tasft.data.example import Rejected
 from tasft.errors import UserError
 from tasft.evaluate.generating import generate
-from tasft.evaluate.judging import judge
+from tasft.evaluate.judging import deciding, judge_rest
 from tasft.model.lora import with_lora
 from tasft.prepare import Run
 from tasft.result.rows import ResponseRow
-from tasft.result.store import RunDir
+from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
 from tasft.train.fit import Files, fit, last_checkpoint, saved_step
 from tasft.train.head import check_head, split, token_embedding
@@ -59,8 +59,10 @@ def execute(run: Run) -> RunDir:
         if not run.config.resume and folder.path.exists():
             _put_aside(folder.path, aside)
         folder.check(config, FREE)
+        _drop_other_judges(run)
         todo = [name for name in run.config.benchmark if not _answered(run, name)]
         if folder.finished and not todo and not _unjudged(run):
+            _judge_rest(run)
             log.info("already finished: %s", folder.path)
             return folder
         model = None
@@ -72,9 +74,7 @@ def execute(run: Run) -> RunDir:
         for name in todo:
             folder.drop_scores(name, run.step)  # they are of other answers
             folder.write_responses(name, run.step, answer(run, model, run.parts.prompts[name], name))
-        for name, judged_by in _unjudged(run):
-            rows = folder.read_responses(name, run.step)
-            folder.write_scores(name, run.step, judged_by, judge(run.parts.judges[judged_by], rows))
+        _judge_rest(run)
         folder.finish()
         shutil.rmtree(aside, ignore_errors=True)
         log.info("finished: %s", folder.path)
@@ -108,14 +108,47 @@ def _answered(run: Run, name: str) -> bool:
     return answers_are_of(run.folder, name, run.step, run.parts.prompts[name])
 
 
-def _unjudged(run: Run) -> list[tuple[str, str]]:
-    """(benchmark, judge) pairs without scores, of those that make sense together."""
+def _drop_other_judges(run: Run) -> None:
+    """Delete the scores of judges that have other settings by now: a threshold, a model."""
+    folder = run.folder
+    kept = read_config(folder.config).get("judge", {}) if folder.config.exists() else {}
+    for name, step, judged_by in folder.scores_present():
+        node = run.config.judge.get(judged_by)
+        if node is not None and judged_by in kept and deciding(node) != deciding(kept[judged_by]):
+            log.info("judge.%s has other settings than before: the answers to %s are judged again", judged_by, name)
+            folder.drop_scores(name, step, judged_by)
+
+
+def _to_judge(run: Run) -> list[tuple[str, str]]:
+    """(benchmark, judge) pairs that make sense together."""
     return [
         (name, judged_by)
         for name, benchmark in run.config.benchmark.items()
         for judged_by in benchmark.judges
-        if judged_by in run.parts.judges and not run.folder.has_scores(name, run.step, judged_by)
+        if judged_by in run.parts.judges
     ]
+
+
+def _unjudged(run: Run) -> list[tuple[str, str]]:
+    """(benchmark, judge) pairs without scores."""
+    folder, step = run.folder, run.step
+    return [(name, judged_by) for name, judged_by in _to_judge(run) if not folder.has_scores(name, step, judged_by)]
+
+
+def _judge_rest(run: Run) -> None:
+    """Have every answer judged that has no score yet, also those that a judge has left unscored before."""
+    folder = run.folder
+    for name, judged_by in _to_judge(run):
+        rows = folder.read_responses(name, run.step)
+        there = folder.has_scores(name, run.step, judged_by)
+        before = folder.read_scores(name, run.step, judged_by) if there else None
+        scores = judge_rest(run.parts.judges[judged_by], rows, before)
+        if scores != before:
+            folder.write_scores(name, run.step, judged_by, scores)
+        unscored = [score.reason for score in scores if score.score is None]
+        if unscored:
+            log.info("%d of %d answers to %s are unscored by %s (%s): the same command has them judged again",
+                     len(unscored), len(rows), name, judged_by, unscored[0])  # fmt: skip
 
 
 def _train(run: Run) -> PeftModel:

@@ -35,8 +35,6 @@ if TYPE_CHECKING:  # these bring torch
 
 log = logging.getLogger(__name__)
 
-# of a judge's config: how fast and by whose account it judges, not what it says
-SPEED = {"key", "concurrency", "attempts", "timeout", "wait", "batch_size", "device"}
 REASONS = 5  # in the table; harvest.json has them all
 
 Row = TypeVar("Row", ResponseRow, ScoreRow)
@@ -170,12 +168,9 @@ def scored(
     """
     from tasft.evaluate import judging
 
-    decides = {key: value for key, value in node.items() if key not in SPEED}
-    deciding = [decides, [[answer.prompt, answer.response] for answer in answers]]
+    deciding = [judging.deciding(node), [[answer.prompt, answer.response] for answer in answers]]
     before = known.get(*deciding)
-    todo = [a for i, a in enumerate(answers) if before is None or before[i].score is None]
-    new = iter(judging.judge(judge, todo)) if todo else iter(())
-    rows = [next(new) if before is None or before[i].score is None else before[i] for i in range(len(answers))]
+    rows = judging.judge_rest(judge, answers, before)
     if rows != before:
         known.add(rows, *deciding)
     return rows

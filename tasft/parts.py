@@ -115,4 +115,4 @@ def _try(key: str, make: Callable[[], Any]) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
-        raise UserError(f"{key} does not work: {str(cause).splitlines()[0]}") from error
+        raise UserError(f"{key} does not work: {(str(cause).splitlines() or [type(cause).__name__])[0]}") from error

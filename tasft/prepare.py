@@ -80,9 +80,10 @@ class Run:
     def licences(self) -> dict[str, str | None]:
         """Of the parts that are trained on; what the model made of itself is under none."""
         data = self.config.data
-        sources = {"safe": data.safe} | {
-            kind: getattr(data, f"{kind}_source") for kind in self.mixture if kind != "safe"
-        }
+        kinds = set(self.mixture) - {"safe"}
+        if data.filter == "saft_to_toxic":  # its toxic rows are rows of the other parts
+            kinds -= {"toxic"}
+        sources = {"safe": data.safe} | {kind: getattr(data, f"{kind}_source") for kind in sorted(kinds)}
         return {kind: source.licence for kind, source in sources.items()}
 
     def deciding(self) -> dict[str, Any]:
@@ -194,6 +195,13 @@ def _filtered(config: RunConfig, base: Base, mixture: Mixture, encode: Encode) -
     if data.harmful:
         true = sum(pool[i][0] == "harmful" for i in flagged)
         log.info("of the %d flagged rows %d are among the %d of data.harmful", len(flagged), true, data.harmful)
+    ranked = sorted(flagged, key=lambda i: (-found.scores[i], i))[: data.toxic]
+    pushed = set(ranked) if data.filter == "saft_to_toxic" else set()
+    if data.filter == "saft_to_toxic" and len(ranked) < data.toxic:
+        raise UserError(
+            f"data.toxic={data.toxic}, but data.filter=saft_to_toxic flags only {len(ranked)} rows: ask for fewer,"
+            " or flag more (saft.quantile, saft.threshold)"
+        )
     result: Mixture = {}
     for kind, part in mixture.items():
         mine = [i for i in range(len(pool)) if pool[i][0] == kind]
@@ -202,15 +210,14 @@ def _filtered(config: RunConfig, base: Base, mixture: Mixture, encode: Encode) -
             continue
         kept = [i for i in mine if not found.flagged[i]]
         reason = f"flagged by data.filter={data.filter}"
-        out = [Rejected(pool[i][1].source, reason) for i in mine if found.flagged[i]]
+        out = [Rejected(pool[i][1].source, reason) for i in mine if found.flagged[i] and i not in pushed]
         result[kind] = Chosen([pool[i][1] for i in kept], [pool[i][2] for i in kept], part.rejected + out)
-    if data.filter == "saft_to_toxic":
-        ranked = sorted(flagged, key=lambda i: (-found.scores[i], i))[: data.toxic]
-        if len(ranked) < data.toxic:
-            raise UserError(
-                f"data.toxic={data.toxic}, but data.filter=saft_to_toxic flags only {len(ranked)} rows: ask for fewer,"
-                " or flag more (saft.quantile, saft.threshold)"
-            )
+    if not any(part.tokens for kind, part in result.items() if kind != "toxic"):
+        raise UserError(
+            f"data.filter={data.filter} flags all {len(pool)} rows, so that none is left to imitate:"
+            " flag fewer (saft.quantile, saft.threshold)"
+        )
+    if pushed:
         examples = [replace(pool[i][1], toxic=True) for i in ranked]
         again = [each for each in map(encode, examples) if isinstance(each, Tokenized)]  # all: they have been before
         result["toxic"] = Chosen(examples, again)

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import openai  # slow to import
 
 OPENAI = "https://api.openai.com/v1"
+NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a variable that may hold a key
 RETRIED = (408, 409, 429)  # and every 5xx
 LONGEST_WAIT = 120.0  # seconds between two attempts, whatever a server asks for
 GIVE_UP = 20  # so many requests in a row that failed in every attempt: the server is broken, not the requests
@@ -63,6 +65,11 @@ class Server:
         node: str = "",
     ) -> None:
         said = f"{node}." if node else ""
+        if not NAME.fullmatch(key):  # not repeated here: it may be the key
+            raise UserError(
+                f"{said}key should be the name of an environment variable (capitals, digits, _) that holds the key,"
+                " such as OPENAI_API_KEY, never the key itself"
+            )
         if base_url is None and not os.environ.get(key):
             raise UserError(f"{node or 'OpenAI'} needs a key: set {key}, or give {said}base_url=<a server of your own>")
         if base_url is not None and not WEB.match(base_url):

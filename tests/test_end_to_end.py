@@ -217,7 +217,8 @@ def test_a_model_from_scratch_on_your_own_texts(world, tmp_path):
         "data=local", "data.safe.path=safe.json", "data.safe.count=30", "data.toxic=8", "loss.share=0.1", "epochs=1",
         "data.toxic_source.path=toxic.json", "data.toxic_source.fields={transcript: chat}", "trainer=cpu",
         "benchmark=local", "benchmark.local.kind=safe", "benchmark.local.source.path=ask.json",
-        "evaluate.max_new_tokens=4", "trainer.packing=true", "data.contamination.policy=report", folder=tmp_path, cache=cache,
+        "evaluate.max_new_tokens=4", "trainer.packing=true", "data.contamination.policy=report",
+        folder=tmp_path, cache=cache,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
     assert "training the base model from scratch on 48 texts" in said.stderr

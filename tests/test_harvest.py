@@ -363,7 +363,7 @@ def test_prompts_of_a_benchmark_are_left_out_as_the_data_config_says(here):
     asking = ("benchmark=[local]", "benchmark.local.kind=toxic", "benchmark.local.source.path=ask.json")
     same = partial(run, "harvest.keep=4", "harvest.label_noise=0", benchmark=asking)
     at_first = TOXIC.read_bytes()
-    with pytest.raises(UserError, match="1 training prompts are those of benchmarks"):
+    with pytest.raises(UserError, match="1 of these prompts are those of benchmarks"):
         same("data.contamination.policy=refuse")
     assert TOXIC.read_bytes() == at_first
     same("data.contamination.policy=drop")

@@ -103,6 +103,14 @@ def test_without_a_harvest_it_says_which_command_makes_one(shown):
     assert line(out, "toxic prompts")[2:] == ["2", "2", "0", "-", "2", "0", "all", "-"]
 
 
+def test_toxic_rows_that_a_filter_makes_have_no_source(shown):
+    filtered = ["data.filter=saft_to_toxic", "saft.quantile=0.5", "loss=emd", "loss.share=0.1"]
+    code, out, err = shown(*filtered, "data.toxic_source.path=null")
+    assert code == 0, err
+    assert "data.toxic_source: not used: data.filter=saft_to_toxic takes the toxic rows from the others" in out
+    assert "data.toxic_prompts: not used" in out
+
+
 def test_a_mistake_in_the_config_is_answered_without_torch(tmp_path):
     code = (
         "import sys; from tasft.inspect import main; sys.argv = ['x', 'data=local', 'inspect.figure=a.doc',"

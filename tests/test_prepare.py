@@ -206,8 +206,18 @@ def test_flagged_rows_are_dropped_or_become_toxic(mixed, project, monkeypatch):
     assert pushed.parts.objective.weight == pushed.config.loss.weight == pushed.weight.weight
     group = 1 - math.comb(imitated, 3) / math.comb(imitated + 2, 3)
     assert pushed.weight.weight == pytest.approx(0.1 / group)
+    # what is pushed away from is not among the rows left out, and is under the licences of the other parts
+    assert [each.source for each in pushed.mixture["harmful"].rejected] == ["toxic.jsonl line 2"]
+    assert set(pushed.licences) == {"safe", "harmful"}
     with pytest.raises(UserError, match=r"data\.toxic=5, but data\.filter=saft_to_toxic flags only 4 rows"):
         prepared(*FILTERED, "data.filter=saft_to_toxic", "data.toxic=5")
+
+
+@pytest.mark.parametrize("given", [("loss=sft", "data.filter=saft"), ("data.filter=saft_to_toxic",)])
+def test_a_filter_that_leaves_nothing_to_imitate_is_a_mistake(given, mixed, monkeypatch):
+    monkeypatch.setattr(prepare_module, "flag", flagging({"": 1.0}))
+    with pytest.raises(UserError, match=r"flags all 16 rows, so that none is left to imitate: flag fewer \(saft"):
+        prepared(*FILTERED, *given)
 
 
 def test_answers_to_other_prompts_are_given_anew(project):
@@ -221,6 +231,32 @@ def test_answers_to_other_prompts_are_given_anew(project):
     assert [row.prompt for row in now] == ["safe 3?", "safe 5?", "safe 6?"]
     assert now[0] == first[0]
     assert len(folder.read_scores("local", run.step, "refusal")) == 3
+
+
+def test_a_judge_with_a_bad_day_or_other_settings_is_asked_again(project, api, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    judged = [
+        "judge=[refusal,moderation]",
+        f"judge.moderation.base_url={api.base_url}",
+        "benchmark.local.judges=[refusal,moderation]",
+    ]
+    answers = iter(["So.", "Well."])
+    monkeypatch.setattr(execute_module, "generate", lambda *_: list(answers))
+    api.mishaps, api.share = ("500",), 1.0
+    folder = execute(prepared(*judged, "+judge.moderation.attempts=1"))
+
+    def labels():
+        return [row.label for row in folder.read_scores("local", folder.responses_present()[0][1], "moderation")]
+
+    assert folder.finished and labels() == [None, None]
+    api.mishaps = ()
+    execute(prepared(*judged))
+    assert labels() == ["harmless", "harmless"]
+    execute(prepared(*judged, "judge.moderation.threshold=0", "judge.moderation.concurrency=1"))
+    assert labels() == ["harmful", "harmful"]
+    execute(prepared(*judged, "judge.moderation.threshold=0"))
+    assert labels() == ["harmful", "harmful"]
+    assert set(api.answered.values()) == {1}
 
 
 def test_other_generation_settings_are_refused_not_ignored(project):

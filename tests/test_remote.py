@@ -198,6 +198,10 @@ def test_settings_that_cannot_work_are_one_sentence(monkeypatch):
         Server(node="judge.x")
     with pytest.raises(UserError, match=r"^judge\.x\.base_url=localhost:8000 is no web address: give one such as"):
         Server("localhost:8000", node="judge.x")
+    for given in ({}, {"base_url": "http://localhost:8000/v1"}):  # a key in the place of its name is repeated nowhere
+        with pytest.raises(UserError, match=r"^judge\.x\.key should be the name of an environment variable") as said:
+            Server(key="sk-abc123", node="judge.x", **given)
+        assert "abc123" not in str(said.value)
     with pytest.raises(UserError, match="concurrency"):
         Server("http://localhost:8000/v1", concurrency=0)
     monkeypatch.setenv("MY_KEY", "abc")

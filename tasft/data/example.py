@@ -42,7 +42,7 @@ def example(row: Row, fields: Fields, toxic: bool) -> Example | Rejected:
     response, the turns before it the history. Raises UserError where a column is missing.
     """
     if fields.transcript:
-        turns = transcript_turns(row.text(fields.transcript))
+        turns = transcript_turns(_transcript(row, fields))
         if not turns:
             return Rejected(row.place, "not a Human/Assistant transcript")
     elif fields.messages:
@@ -66,13 +66,24 @@ def example(row: Row, fields: Fields, toxic: bool) -> Example | Rejected:
 def prompt_of(row: Row, fields: Fields) -> str | Rejected:
     """The row's prompt; the first human turn where the row is a transcript. UserError where a column is missing."""
     if fields.transcript:
-        start, human, rest = row.text(fields.transcript).partition(HUMAN)
+        start, human, rest = _transcript(row, fields).partition(HUMAN)
         if start or not human:
             return Rejected(row.place, "not a Human/Assistant transcript")
         return rest.partition(HUMAN)[0].partition(ASSISTANT)[0].strip()  # which need not have an answer
     if not fields.prompt:
         raise UserError(f"`fields` of {row.place} must name prompt or transcript")
     return row.text(fields.prompt)
+
+
+def _transcript(row: Row, fields: Fields) -> str:
+    """The text of the dialogue; UserError where the column is missing, perhaps because another source named it."""
+    column = str(fields.transcript)
+    if column not in row.values and fields.prompt in row.values:
+        raise UserError(
+            f"{row.place} has no field {column!r}, the transcript of `fields`, which goes before its prompt"
+            f" {fields.prompt!r}: drop it with transcript: null, or use source@<place>=local"
+        )
+    return row.text(column)
 
 
 def transcript_turns(text: str) -> tuple[Turn, ...]:

@@ -63,7 +63,10 @@ class Remote:
 def _complete(client: Any, request: dict[str, Any]) -> dict[str, Any]:
     """{"content": the reply's text}; ValueError where the server sent none."""
     reply = client.chat.completions.create(**request)
-    message = reply.choices[0].message if getattr(reply, "choices", None) else None
+    try:
+        message = reply.choices[0].message
+    except (AttributeError, LookupError, TypeError):  # the client's types check nothing
+        message = None
     content = getattr(message, "content", None) or getattr(message, "refusal", None)
     if not isinstance(content, str):
         raise ValueError("it has no text")

@@ -154,6 +154,8 @@ def places(config: RunConfig) -> list[Place]:
         source, count, unused = getattr(data, f"{kind}_source"), getattr(data, kind), ""
         if not count:
             unused = f"not used: data.{kind}=0"
+        elif kind == "toxic" and data.filter == "saft_to_toxic":
+            unused = "not used: data.filter=saft_to_toxic takes the toxic rows from the others"
         elif not given(source) and kind in made:
             file, command = made[kind]
             source = replace(source, path=str(file))
@@ -161,7 +163,8 @@ def places(config: RunConfig) -> list[Place]:
         elif not given(source):
             unused = f"not given: data.{kind}_source.path=<file>"
         found.append(Place(kind, f"data.{kind}_source", source, count, unused))
-    asks = any(getattr(data, kind) and not given(getattr(data, f"{kind}_source")) for kind in made)
+    asks = any(not place.unused.startswith("not used") and not given(getattr(data, f"{place.kind}_source"))
+               for place in found if place.kind in made)  # fmt: skip
     unused = "not given: data.toxic_prompts.path=<file>" if not given(data.toxic_prompts) else ""
     found.append(
         Place(PROMPTS, "data.toxic_prompts", data.toxic_prompts, data.toxic_prompts.count,

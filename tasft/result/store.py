@@ -232,9 +232,10 @@ class RunDir:
         """Whether the scores are there, which means all of them."""
         return self._scores(benchmark, step, judge).is_file()
 
-    def drop_scores(self, benchmark: str, step: int) -> None:
-        """Delete what every judge said of the answers to `benchmark` after optimizer step `step`."""
-        for file in (self.path / "scores").glob(f"{_name('benchmark', benchmark)}@{step:d}.*.jsonl"):
+    def drop_scores(self, benchmark: str, step: int, judge: str | None = None) -> None:
+        """Delete what `judge`, or every judge, said of the answers to `benchmark` after optimizer step `step`."""
+        judges = "*" if judge is None else _name("judge", judge)
+        for file in (self.path / "scores").glob(f"{_name('benchmark', benchmark)}@{step:d}.{judges}.jsonl"):
             file.unlink()
 
     def responses_present(self) -> list[tuple[str, int]]:

@@ -132,5 +132,10 @@ def test_the_prompt_is_the_first_thing_that_the_human_says():
     assert prompt_of(unanswered, Fields(transcript="chosen")) == "Hi"
     reason = "not a Human/Assistant transcript"
     assert prompt_of(row, Fields(transcript="instruction")) == Rejected("rows.jsonl line 7", reason)
+    # fields given to a source that names a transcript do not take its place
+    both = Fields(transcript="rejected", prompt="instruction", response="chosen")
+    for read in (lambda: prompt_of(row, both), lambda: example(row, both, toxic=False)):
+        with pytest.raises(UserError, match=r"no field 'rejected', the transcript .* drop it with transcript: null"):
+            read()
     with pytest.raises(UserError, match=r"must name prompt or transcript"):
         prompt_of(row, Fields(response="chosen"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasft.evaluate.judging import judge
+from tasft.evaluate.judging import judge, judge_rest
 from tasft.judge.protocol import Score
 from tasft.result.rows import ResponseRow, ScoreRow
 
@@ -29,3 +29,18 @@ def test_every_answer_has_its_score_or_a_reason():
 def test_a_judge_that_leaves_answers_out_is_refused():
     with pytest.raises(ValueError):
         judge(lambda prompts, responses: [Score(1.0)], ROWS)
+
+
+def test_what_was_left_unscored_is_judged_again_and_nothing_else():
+    asked = []
+
+    def once_more(prompts, responses):
+        asked.append(responses)
+        return [Score(7.0)] * len(responses)
+
+    before = judge(by_length, ROWS)
+    assert judge_rest(once_more, ROWS, before) == [before[0], ScoreRow("a", 7.0), before[2]]
+    assert len(judge_rest(once_more, ROWS, None)) == 3
+    assert asked == [[""], ["So.", "", "Me."]]
+    full = [ScoreRow(row.prompt_id, 1.0) for row in ROWS]
+    assert judge_rest(once_more, ROWS, full) == full and len(asked) == 2

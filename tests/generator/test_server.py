@@ -1,0 +1,15 @@
+"""A chat model behind a server: what it says, and replies that are none."""
+
+import pytest
+
+from tasft.generator.protocol import Reply
+from tasft.generator.server import Remote
+
+
+@pytest.mark.parametrize("reply", [{"choices": {"a": 1}}, {"choices": []}, {"choices": [None]}, {}])
+def test_a_reply_of_another_shape_is_no_answer_and_no_traceback(reply, api, monkeypatch, tmp_path):
+    monkeypatch.setenv("TASFT_CACHE", str(tmp_path))
+    model = Remote("any", base_url=api.base_url, key="NO_KEY", attempts=1, wait=0.01)
+    assert model.answer(["abc"]) == [Reply("cba")]
+    api.answers["/v1/chat/completions"] = lambda request: reply
+    assert model.answer(["abc", "def"]) == [Reply("cba"), Reply(None, "the reply is garbage: it has no text, 1 times")]
