@@ -56,14 +56,14 @@ def contrastive(cfg: DictConfig) -> None:
     check_writable(file.parent)
     prompter = parts.generator(settings.prompts or {}, "contrastive.prompts")
     answerer = parts.generator(settings.answers or {}, "contrastive.answers")
-    judge = parts.judge(config, settings.judge)
+    judges = {name: parts.judge(config, name) for name in settings.judges}
     benchmarks = parts.benchmark_prompts(config)
     prompter.check()
     answerer.check()
     toxic = _toxic_prompts(config)
     words = _words(config, toxic)
     report: dict[str, Any] = {
-        "prompter": prompter.name, "answerer": answerer.name, "judge": settings.judge, "drop": settings.drop,
+        "prompter": prompter.name, "answerer": answerer.name, "judges": settings.judges, "drop": settings.drop,
         "toxic_prompts": len(toxic), "words": len(words),
     }  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,10 +88,12 @@ def contrastive(cfg: DictConfig) -> None:
                 [each.prompt for each in prompts], answerer.batch_size, answerer.answer, "answers",
             )  # fmt: skip
             del answerer
-            judged_by = f"{settings.judge}-{_digest(deciding(config.judge[settings.judge]))}"
-            scores = _scores(file.parent / f"scores-{judged_by}.jsonl", judge, answers)
+            scores = {}
+            for name, judge in judges.items():
+                kept_in = file.parent / f"scores-{name}-{_digest(deciding(config.judge[name]))}.jsonl"
+                scores[name] = _scores(kept_in, judge, answers)
             pairs, about_answers = select_pairs(prompts, answers, scores, settings.drop)
-            made_by = {key: report[key] for key in ("prompter", "answerer", "judge")}
+            made_by = {key: report[key] for key in ("prompter", "answerer")}
             report |= {"prompts": vars(about_prompts), "answers": vars(about_answers)}
             report["date"] = datetime.now(UTC).isoformat(timespec="seconds")
             write_atomically(file.with_name("report.json"), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -99,7 +101,7 @@ def contrastive(cfg: DictConfig) -> None:
             if not pairs:
                 raise UserError(
                     f"no answer of {about_answers.made} is left ({_reasons(about_answers)}):"
-                    " choose another contrastive.answers, contrastive.judge or contrastive.drop"
+                    " choose another contrastive.answers, contrastive.judges or contrastive.drop"
                 )
             write_atomically(file, _lines([pair | made_by for pair in pairs]))
             log.info("%d pairs: %s", len(pairs), file)
@@ -117,10 +119,14 @@ def _check(config: RunConfig) -> None:
                 f"contrastive.{role} has no generator: choose one with generator@contrastive.{role}=..."
                 f" (there are {choices}) and give its keys, such as contrastive.{role}.path or .model"
             )
-    if settings.judge not in config.judge:
+    missing = [name for name in settings.judges if name not in config.judge]
+    if missing or not settings.judges:
         raise UserError(
-            f"contrastive.judge={settings.judge} is not among judge=[{','.join(config.judge)}]: add it there"
+            f"contrastive.judges=[{','.join(settings.judges)}] has to name judges of judge=[{','.join(config.judge)}]:"
+            " add them there"
         )
+    if settings.judges == ["refusal"]:
+        log.info("judge refusal reads opening words: refusals are dropped, and nothing judges whether an answer harms")
 
 
 def _toxic_prompts(config: RunConfig) -> list[str]:

@@ -240,7 +240,7 @@ def _rows(run: "Run", judged: list[Judged]) -> list[dict[str, object]]:
             "response": each.answer.response,
             "judge": wanted.judge,
             "score": each.score.score,
-            "model": model_identity(config),
+            "model": model_identity(config, run.base),
             "adapter": str(run.folder.adapter),
             "seed": config.seed,
         }
@@ -256,7 +256,7 @@ def _report(run: "Run", prompts: "Sequence[BenchmarkPrompt]", left_out: int, jud
     scores = [each.score for each in judged]
     kept = [each for each in judged if each.harmful][: wanted.keep]
     return {
-        "model": model_identity(config),
+        "model": model_identity(config, run.base),
         "adapter": str(run.folder.adapter),
         "seed": config.seed,
         "judge": wanted.judge,
@@ -337,6 +337,8 @@ def _write(
     if file.is_file() and file.read_bytes() == text.encode() and _reported(beside) == report:
         log.info("already harvested: %s", file)
         return
+    if file.is_file():
+        log.info("another harvest was there (seed, judge, label, count or noise differ): it is replaced")
     write_atomically(beside, json.dumps(report | {"written": call}, indent=1, ensure_ascii=False) + "\n")
     figure = file.with_name("scores.png")
     figure.unlink(missing_ok=True)

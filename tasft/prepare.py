@@ -27,7 +27,7 @@ from tasft.prompt import Format, prompt_format
 from tasft.result.store import RunDir, check_writable, identity, run_path
 from tasft.schema import RunConfig
 from tasft.source import Row, read_rows
-from tasft.training_data import Part, examples_of, others, wanted
+from tasft.training_data import Part, check_harvest, examples_of, others, wanted
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,7 @@ def prepare(cfg: DictConfig) -> Run:
 
     chosen(_untokenized)  # too few rows are noticed here, before a tokenizer is loaded or trained
     base = base_of(config.model, pretraining_texts(config, rows["safe"]))
+    check_harvest(config, base, rows.get("toxic", []))
     format = prompt_format(config.data.format, base.tokenizer, config.data.system)
     encode = Encoder(base.tokenizer, format, config.data.max_length, config.loss.toxic_eos)
     mixture = chosen(encode)

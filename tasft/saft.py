@@ -96,7 +96,7 @@ def saft(cfg: DictConfig) -> None:
             config, states, rows, trained_on
         ),
     }
-    folder = Path(config.output_root) / "detection" / f"{config.model.name}-{config.saft.position}"
+    folder = Path(config.output_root) / "detection" / f"{config.model.name}-{config.data.name}-{config.saft.position}"
     for name, table in zip(("detection.csv", "layers.csv"), tables.values(), strict=True):
         write_atomically(folder / name, table.to_csv(index=False))
     write_atomically(folder / "table.md", "\n\n".join(f"{title}\n\n{_markdown(t)}" for title, t in tables.items()))
@@ -154,11 +154,13 @@ def _found(config: RunConfig, states: States, rows: int, harmful: int) -> "list[
     mixed, truth = states.mixed(rows, harmful)
     share, result = harmful / rows, []
     top = replace(config.saft, quantile=share, threshold=None)
-    ways = {"unsupervised": [("the share", top)]}
+    given = [] if config.saft.quantile is None else [("saft.quantile", replace(top, quantile=config.saft.quantile))]
+    ways = {"unsupervised": [("the true share", top), *given]}
     if states.labels:
         ways["labelled"] = [
             ("a threshold", replace(top, quantile=None, threshold=config.saft.threshold)),
-            ("the share", top),
+            ("the true share", top),
+            *given,
         ]
     for settings, flaggings in ways.items():
         labels = states.labels if settings == "labelled" else []

@@ -216,8 +216,8 @@ class Contrastive:
     z: float  # from which z-score a word is toxic: tasft/data/toxic_words.py
     common: Annotated[float, Field(ge=0, le=1)]  # words in a larger share of the safe rows are everyday language
     per_word: Positive  # prompts for each toxic word
-    judge: str  # whose labels decide
-    drop: list[str]  # answers with these labels are left out; unscored ones are, too
+    judges: list[str]  # whose labels decide
+    drop: list[str]  # answers that any of them gives one of these labels are left out; unscored ones are, too
     prompts: Node | None = None  # makes the generator that writes prompts: generator@contrastive.prompts=...
     answers: Node | None = None  # makes the generator that answers them
 
@@ -238,7 +238,7 @@ class Saft:
     position: Annotated[str, one_of("last", "mean", "prompt")]  # last token, mean of the response, last of the prompt
     k: Annotated[int | None, Field(ge=1)]  # directions; None: chosen on `labelled`, else 1
     quantile: Annotated[float | None, Field(gt=0, lt=1)]  # share of the rows to flag; None: `threshold` decides
-    threshold: float | None  # score from which a row is flagged; None: chosen on `labelled`
+    threshold: float | None  # score from which a row is flagged, negative where low projections are harmful
     svd: Annotated[str, one_of("randomized", "full")]
     harmful_shares: list[Annotated[float, Field(gt=0, lt=1)]]  # of the rows: the mixtures that `tasft.saft` reports on
     labelled: Labelled = field(default_factory=Labelled)

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasft import parts
+from tasft.base import Base
 from tasft.config import CONF, given
 from tasft.data.example import Example, Rejected, example
 from tasft.errors import UserError
 from tasft.result.store import toxic_used
 from tasft.schema import RunConfig, Source
-from tasft.source import Row, read_rows
+from tasft.source import Row
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,21 @@ def harvest_file(config: RunConfig) -> Path:
     return Path(config.harvest.root) / str(config.model.name) / "toxic.jsonl"
 
 
-def model_identity(config: RunConfig) -> str:
-    """What a harvest says it comes from."""
-    return str(config.model.path or config.model.name)
+def model_identity(config: RunConfig, base: Base) -> str:
+    """What a harvest says it comes from; a model from scratch is told by what it was trained on, too."""
+    return str(config.model.path or f"{config.model.name} {base.identity[0]}")
+
+
+def check_harvest(config: RunConfig, base: Base, rows: Sequence[Row]) -> None:
+    """UserError where the toxic rows are the harvest of another model."""
+    if given(config.data.toxic_source):
+        return
+    other = {str(row.values.get("model")) for row in rows} - {model_identity(config, base)}
+    if other:
+        raise UserError(
+            f"{harvest_file(config)} is the harvest of {', '.join(sorted(other))}, not of"
+            f" {model_identity(config, base)}: give another harvest.root, or data.toxic_source.path=<file>"
+        )
 
 
 def _toxic_source(config: RunConfig) -> Source:
@@ -79,14 +92,7 @@ def _toxic_source(config: RunConfig) -> Source:
             f"loss={config.loss.name} needs toxic rows, and {config.model.name} has no harvest at {file}: make it with"
             f" python -m tasft.harvest {choice} (and this run's data), or give data.toxic_source.path=<file>"
         )
-    source = replace(source, path=str(file))
-    other = {str(row.values.get("model")) for row in read_rows(source, "data.toxic_source")} - {model_identity(config)}
-    if other:
-        raise UserError(
-            f"{file} is the harvest of {', '.join(sorted(other))}, not of {model_identity(config)}:"
-            " give another harvest.root, or data.toxic_source.path=<file>"
-        )
-    return source
+    return replace(source, path=str(file))
 
 
 def contrastive_file(config: RunConfig) -> Path:

@@ -55,7 +55,8 @@ def test_the_tiny_world_has_right_answers_to_training_prompts_with_toxic_verbs(c
         assert prompt.group == "seeming"
         assert prompt.row["verb"] == pair["word"]
         assert label_of(prompt, pair["response"]) == "correct"
-        assert (pair["prompter"], pair["answerer"], pair["judge"]) == ("tiny world", "tiny world", "oracle")
+        assert (pair["prompter"], pair["answerer"]) == ("tiny world", "tiny world")
+        assert pair["judges"] == {"oracle": {"score": 0.0, "label": "correct"}}
     said, words = report(), (FOLDER / "words.jsonl").read_text().splitlines()
     assert said["words"] == said["prompts"]["asked"] == len(words)
     assert said["prompts"]["without"] == {"none written": len(words) - len(verbs)}
@@ -124,13 +125,13 @@ def test_what_the_judge_says_decides(monkeypatch):
     def reply(i):
         return [Reply("I cannot help with that."), Reply("Sure."), Reply(""), Reply(None, "gone")][i % 4]
 
-    pairs = run("contrastive.judge=refusal")
+    pairs = run("contrastive.judges=[refusal]")
     asked = report()["prompts"]["kept"]
     assert {pair["response"] for pair in pairs} == {"Sure."}
     assert report()["answers"]["dropped"] == {"refusal": (asked + 3) // 4}
     assert set(report()["answers"]["without"]) == {"empty", "failed"}
     with pytest.raises(UserError, match=r"no answer of .* is left"):
-        run("contrastive.judge=refusal", "contrastive.drop=[refusal,answer]")
+        run("contrastive.judges=[refusal]", "contrastive.drop=[refusal,answer]")
 
 
 def test_a_prompt_of_a_benchmark_is_left_out():
@@ -154,7 +155,10 @@ def test_a_prompt_of_a_benchmark_is_left_out():
             ["generator@contrastive.prompts=hf", "contrastive.prompts.path=./no"],
             "contrastive.prompts.path=./no: no such",
         ),
-        (["contrastive.judge=other"], r"contrastive.judge=other is not among judge=\[oracle,refusal\]"),
+        (
+            ["contrastive.judges=[other]"],
+            r"contrastive.judges=\[other\] has to name judges of judge=\[oracle,refusal\]",
+        ),
         (["contrastive.z=99"], "smaller contrastive.z"),
         (["+contrastive.prompts.color=red"], "contrastive.prompts .*World.* does not work: .*color"),
         (["data.toxic_prompts.rows=null"], "data.toxic_prompts says no place to read from"),
@@ -226,7 +230,7 @@ def remote(role, chat):
 
 
 def test_a_server_that_is_busy_and_sends_garbage(chat):
-    both = [*remote("prompts", chat), *remote("answers", chat), "contrastive.judge=refusal"]
+    both = [*remote("prompts", chat), *remote("answers", chat), "contrastive.judges=[refusal]"]
     pairs = run(*both)
     said = report()
     words = [json.loads(line)["word"] for line in (FOLDER / "words.jsonl").read_text().splitlines()]
@@ -262,7 +266,7 @@ def local(role, **keys):
 
 
 def test_a_saved_model_answers_and_what_it_garbles_is_dropped(model):
-    pairs = run(*local("answers"), "contrastive.judge=refusal", "contrastive.per_word=2")
+    pairs = run(*local("answers"), "contrastive.judges=[refusal]", "contrastive.per_word=2")
     assert {pair["answerer"] for pair in pairs} == {"./model"}
     assert len(pairs) == report()["prompts"]["kept"]
     assert len({pair["response"] for pair in pairs}) > 1
@@ -273,7 +277,7 @@ def test_a_saved_model_answers_and_what_it_garbles_is_dropped(model):
 
 
 def test_a_saved_model_killed_in_a_batch_says_the_same_afterwards(model, monkeypatch):
-    settings = [*local("answers"), "contrastive.judge=refusal", "contrastive.per_word=2"]
+    settings = [*local("answers"), "contrastive.judges=[refusal]", "contrastive.per_word=2"]
     run(*settings)
     whole = {file.name: file.read_bytes() for file in FOLDER.glob("*.jsonl")}
     (answers,) = FOLDER.glob("answers-*.jsonl")
@@ -302,9 +306,9 @@ def test_another_process_keeps_out(here):
 
 def test_the_command_line():
     said = subprocess.run(
-        [sys.executable, "-m", "tasft.contrastive", "experiment=demo", "contrastive.judge=x"],
+        [sys.executable, "-m", "tasft.contrastive", "experiment=demo", "contrastive.judges=[x]"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert said.returncode == 1
-    assert said.stderr.startswith("tasft: contrastive.judge=x is not among")
+    assert said.stderr.startswith("tasft: contrastive.judges=[x] has to name")
     assert said.stderr.count("\n") == 1

@@ -101,14 +101,17 @@ def test_a_scratch_models_texts_decide_and_a_harvest_never_enters(project):
     assert len(with_toxic.base.texts) == 16
     harvested = project / "data" / "harvest" / "scratch" / "toxic.jsonl"
     harvested.parent.mkdir(parents=True)
-    rows = [{"prompt": f"h {i}?", "response": "Yes.", "model": "scratch"} for i in range(3)]
+    digest = prepared("data.toxic_source.path=null", *scratch, "loss=sft").base.identity[0]
+    rows = [{"prompt": f"h {i}?", "response": "Yes.", "model": f"scratch {digest}"} for i in range(3)]
     harvested.write_text("".join(json.dumps(row) + "\n" for row in rows))
     without = ["data.toxic_source.path=null", *scratch]
     sft, emd = prepared(*without, "loss=sft"), prepared(*without)
     assert len(sft.base.texts) == len(emd.base.texts) == 12
     assert sft.base.identity == emd.base.identity != with_toxic.base.identity
     assert sft.folder.path.name != with_toxic.folder.path.name
-    harvested.write_text(harvested.read_text().replace('"scratch"', '"other"'))
+    with pytest.raises(UserError, match=r"is the harvest of scratch \w+, not of scratch \w+"):
+        prepared(*without, "data.safe.path=toxic.jsonl", "data.safe.count=4")  # another base model of the same name
+    harvested.write_text(harvested.read_text().replace(f'"scratch {digest}"', '"other"'))
     with pytest.raises(UserError, match="is the harvest of other, not of scratch"):
         prepared(*without)
 

@@ -57,12 +57,16 @@ def report(monkeypatch, *overrides):
 def test_report(project, monkeypatch, capfd):
     assert report(monkeypatch, *LABELLED) == 0
     printed = capfd.readouterr().out
-    folder = project / "outputs" / "detection" / "model-mean"
+    folder = project / "outputs" / "detection" / "model-local-mean"
     found = pd.read_csv(folder / "detection.csv")
     assert found[["harmful_share", "harmful", "settings", "flagged_by", "flagged"]].values.tolist() == [
         [share, harmful, settings, by, harmful]
         for share, harmful in ((0.1, 2), (0.3, 6))
-        for settings, by in (("unsupervised", "the share"), ("labelled", "a threshold"), ("labelled", "the share"))
+        for settings, by in (
+            ("unsupervised", "the true share"),
+            ("labelled", "a threshold"),
+            ("labelled", "the true share"),
+        )
     ]
     assert (found[["auroc", "precision", "recall", "f1"]] == 1).all(axis=None)
     assert found.auroc_on_labelled.tolist() == pytest.approx([float("nan"), 1, 1] * 2, nan_ok=True)
@@ -78,7 +82,7 @@ def test_report(project, monkeypatch, capfd):
 
 def test_report_without_labelled_rows_repeats(project, monkeypatch):
     assert report(monkeypatch) == 0
-    folder = project / "outputs" / "detection" / "model-mean"
+    folder = project / "outputs" / "detection" / "model-local-mean"
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert set(pd.read_csv(folder / "detection.csv").settings) == {"unsupervised"}
     assert report(monkeypatch, "trainer.max_tokens=64") == 0

@@ -63,11 +63,14 @@ def select_prompts(
 
 
 def select_pairs(
-    prompts: Sequence[Written], replies: Mapping[str, Reply], scores: Mapping[str, ScoreRow], drop: Collection[str]
+    prompts: Sequence[Written],
+    replies: Mapping[str, Reply],
+    scores: Mapping[str, Mapping[str, ScoreRow]],
+    drop: Collection[str],
 ) -> tuple[list[dict[str, object]], Counts]:
-    """Rows {"prompt", "response", "word", "score", "label"} in the order of the prompts; `scores` by prompt.
+    """Rows {"prompt", "response", "word", "judges"} in the order of the prompts; `scores` by judge, then by prompt.
 
-    Left out: answers whose label is in `drop`, and unscored ones: nobody has read those.
+    Left out: answers that any judge gives a label in `drop`, and those that any leaves unscored: it has not read them.
     """
     kept: list[dict[str, object]] = []
     counts = Counts(len(prompts))
@@ -77,14 +80,16 @@ def select_pairs(
             counts.without[_nothing(reply)] += 1
             continue
         counts.made += 1
-        score = scores[each.prompt]
-        if score.score is None or score.label in drop:
-            counts.dropped["unscored" if score.score is None else str(score.label)] += 1
+        said = {judge: by_prompt[each.prompt] for judge, by_prompt in scores.items()}
+        labels = ["unscored" if score.score is None else str(score.label) for score in said.values()]
+        why = next((label for label in labels if label == "unscored" or label in drop), None)
+        if why is not None:
+            counts.dropped[why] += 1
             continue
         kept.append(
             {
                 "prompt": each.prompt, "response": str(reply.text).strip(), "word": each.word,
-                "score": score.score, "label": score.label,
+                "judges": {judge: {"score": score.score, "label": score.label} for judge, score in said.items()},
             }
         )  # fmt: skip
     counts.kept = len(kept)

@@ -46,8 +46,13 @@ def test_pairs():
         name: ScoreRow(name, None if label is None else 0.5, label, None if label else "too long")
         for name, label in labels.items()
     }
-    kept, counts = select_pairs(prompts, replies, scores, ["refusal", "harmful"])
-    assert kept == [{"prompt": "a", "response": "Answer a.", "word": "kill", "score": 0.5, "label": "answer"}]
+    kept, counts = select_pairs(prompts, replies, {"one": scores}, ["refusal", "harmful"])
+    said = {"one": {"score": 0.5, "label": "answer"}}
+    assert kept == [{"prompt": "a", "response": "Answer a.", "word": "kill", "judges": said}]
     assert counts.dropped == {"refusal": 1, "harmful": 1, "unscored": 1}
     assert counts.without == {"empty": 1, "failed": 1}
     assert (counts.asked, counts.made, counts.kept) == (6, 4, 1)
+    other = {name: ScoreRow(name, 1.0, "harmful" if name == "a" else "harmless") for name in "abcd"}
+    kept, counts = select_pairs(prompts, replies, {"one": scores, "two": other}, ["refusal", "harmful"])
+    assert kept == []
+    assert counts.dropped == {"refusal": 1, "harmful": 2, "unscored": 1}
