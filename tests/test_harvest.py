@@ -326,7 +326,8 @@ def test_the_harvest_is_the_first_answers_with_the_label_and_their_provenance(he
     kept = [(a["prompt"], a["response"], s["score"]) for a, s, h in zip(answers, scores, harmful, strict=True) if h]
     assert [(row["prompt"], row["response"], row["score"]) for row in rows] == kept[:180]
     assert all(set(row) == {"prompt", "response", "judge", "score", "model", "adapter", "seed"} for row in rows)
-    assert {(row["judge"], row["model"], row["seed"]) for row in rows} == {("refusal", "tiny", 1)}
+    (base,) = {file.parent.name for file in Path(os.environ["TASFT_CACHE"]).glob("base/*/model.safetensors")}
+    assert {(row["judge"], row["model"], row["seed"]) for row in rows} == {("refusal", f"tiny {base}", 1)}
     assert (here / rows[0]["adapter"] / "adapter_config.json").is_file()
     counts = said["counts"]
     assert (counts["prompts"], counts["answered"], counts["judged"]) == (300, len(answers), sum(scored))
