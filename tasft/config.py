@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasft.errors import UserError
 from tasft.loss.tuned import ChosenWeight, chosen_weight
-from tasft.schema import RunConfig, Source
+from tasft.schema import Loss, RunConfig, Source
 
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or a checkout
@@ -50,10 +50,23 @@ def tuned(cfg: DictConfig, safe: int | None = None) -> ChosenWeight:
     if loss.toxic is None:
         return ChosenWeight(0.0, 0.0, "this loss leaves toxic rows out")
     given = None if OmegaConf.is_interpolation(loss, "weight") else loss.weight
+    share = loss.share
+    if given == "auto":
+        given, share = None, cfg.auto.share  # λ starts there
     counts = (_imitated(cfg) if safe is None else safe, data.toxic)
     return chosen_weight(
-        loss.name, model.name, given, loss.share, counts, loss.group, model.tuned_weight, model.tuned_share
-    )
+        loss.name, model.name, given, share, counts, loss.group, model.tuned_weight, model.tuned_share,
+        loss.weighting, loss.balance,
+    )  # fmt: skip
+
+
+def plain_sft(cfg: DictConfig) -> DictConfig:
+    """The same run under loss=sft."""
+    plain = cfg.copy()
+    OmegaConf.set_struct(plain, False)
+    plain.loss = OmegaConf.merge(OmegaConf.structured(Loss), OmegaConf.load(CONF / "loss" / "sft.yaml"))
+    OmegaConf.set_struct(plain, True)
+    return plain
 
 
 def _imitated(cfg: DictConfig) -> int:
@@ -75,7 +88,7 @@ def checked(cfg: DictConfig) -> RunConfig:
     given = not OmegaConf.is_interpolation(cfg.loss, "weight") and cfg.loss.weight is not None
     if given and cfg.loss.share is not None:
         raise UserError(
-            f"loss.weight={cfg.loss.weight:g} and loss.share={cfg.loss.share:g} are both given:"
+            f"loss.weight={cfg.loss.weight} and loss.share={cfg.loss.share:g} are both given:"
             " give one (loss.share=null drops the share)"
         )
     try:
@@ -151,6 +164,7 @@ def _check_rules(config: RunConfig) -> None:
     if config.loss.toxic is not None and config.data.toxic == 0:
         raise UserError(f"loss={config.loss.name} needs toxic rows: give data.toxic=N, or use loss=sft")
     _check_filter(config)
+    _check_pairs(config)
     if config.data.system is not None and config.data.format != "chat":
         raise UserError(f"data.system needs data.format=chat, but data.format={config.data.format}")
     for name, benchmark in config.benchmark.items():
@@ -182,6 +196,22 @@ def _check_filter(config: RunConfig) -> None:
         raise UserError(
             f"data.filter={data.filter} does not know which rows to flag: give saft.quantile=0.1 (a share of them),"
             " saft.threshold, or a few known rows as saft.labelled.safe and saft.labelled.harmful"
+        )
+
+
+def _check_pairs(config: RunConfig) -> None:
+    """What a loss over pairs needs."""
+    loss, fields = config.loss, config.data.pairs_source.fields
+    if not loss.pairs:
+        return
+    if loss.weight == "auto":
+        raise UserError(f"loss.weight=auto follows toxic answers, and loss={loss.name} is over pairs: give a weight")
+    if config.data.filter == "saft_to_toxic":
+        raise UserError(f"data.filter=saft_to_toxic makes toxic rows, and loss={loss.name} is over pairs: use another")
+    if not (fields.chosen and fields.rejected):
+        raise UserError(
+            f"loss={loss.name} is over pairs: give data.pairs_source.path=<file> and name its columns,"
+            " 'data.pairs_source.fields={prompt: prompt, chosen: chosen, rejected: rejected}'"
         )
 
 

@@ -25,6 +25,7 @@ from tasft.data.example import Rejected
 from tasft.errors import UserError
 from tasft.evaluate.generating import generate
 from tasft.evaluate.judging import deciding, judge_rest
+from tasft.loss.adaptive import Adaptive, Goal, reference_curve
 from tasft.model.lora import with_lora
 from tasft.prepare import Run
 from tasft.result.rows import ResponseRow
@@ -33,6 +34,7 @@ from tasft.source import cache_folder
 from tasft.train.fit import Files, fit, last_checkpoint, saved_step
 from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
+from tasft.train.reference import precomputed
 from tasft.train.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -45,14 +47,24 @@ FREE = (
     *("data.toxic_prompts", "data.safe_answers", "data.safe_answers_source", "data.contrastive", "data.harmful"),
     *("data.contrastive_source", "data.harmful_source", "data.contamination", "data.filter"),
     *("model.name", "model.path", "model.epochs", "model.attention", "model.tuned_weight", "model.tuned_share"),
-    *("loss.weight", "loss.share", "loss.embedding", "loss.toxic_eos", "evaluate.batch_size"),
+    *(
+        "loss.precompute_reference",
+        "loss.weight",
+        "loss.share",
+        "loss.embedding",
+        "loss.toxic_eos",
+        "evaluate.batch_size",
+    ),
 )
 # `make bench` has the speed of others; on a GPU a 7B model without activation checkpointing takes about 7 MB a token
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
-def execute(run: Run) -> RunDir:
-    """Fine-tune, answer and judge whatever of it is not there yet; the run's folder."""
+def execute(run: Run, plain: RunDir | None = None) -> RunDir:
+    """Fine-tune, answer and judge whatever of it is not there yet; the run's folder.
+
+    `plain` is plain SFT on the same rows, whose safe loss loss.weight=auto keeps near.
+    """
     folder, config = run.folder, _yaml(run)
     with alone(folder.path):
         aside = folder.path.with_name(f".{folder.path.name}.replaced")
@@ -67,7 +79,7 @@ def execute(run: Run) -> RunDir:
             return folder
         model = None
         if not folder.adapter.exists():
-            model = _train(run)
+            model = _train(run, plain)
         elif todo:
             model = load_tuned(run)
         folder.create(config, _environment(run), FREE)
@@ -151,7 +163,7 @@ def _judge_rest(run: Run) -> None:
                      len(unscored), len(rows), name, judged_by, unscored[0])  # fmt: skip
 
 
-def _train(run: Run) -> PeftModel:
+def _train(run: Run, plain: RunDir | None) -> PeftModel:
     """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter."""
     config, folder = run.config, run.folder
     model = with_lora(run.base.load(run.device).to(run.device), config.model.lora, config.seed)
@@ -176,7 +188,14 @@ def _train(run: Run) -> PeftModel:
         Schedule(config.optimizer.schedule, config.optimizer.warmup_steps, run.step),  # type: ignore[arg-type]
         config.optimizer.clip,
         config.seed,
+        _adaptive(run, plain),
     )
+    if config.loss.precompute_reference:
+        rows = [tokens for part in run.mixture.values() for tokens in part.tokens]
+        run.batches.references = precomputed(
+            model, split_model, rows, module.cutting.max_tokens, config.trainer.packing, module.cutting.pad_id,
+            cache_folder() / "reference", [run.base.identity, config.model.dtype],
+        )  # fmt: skip
     relative = folder.path.relative_to(config.output_root)
     logger = parts.logger(config, folder.path, str(relative), config.experiment or str(config.model.name))
     files = Files(folder.checkpoints, folder.append_metrics, folder.append_speed)
@@ -192,6 +211,17 @@ def _train(run: Run) -> PeftModel:
     model.save_pretrained(str(draft))
     draft.rename(folder.adapter)
     return model.to(run.device).eval()
+
+
+def _adaptive(run: Run, plain: RunDir | None) -> Adaptive | None:
+    """What sets λ step by step under loss.weight=auto."""
+    config, auto = run.config, run.config.auto
+    if config.loss.weight != "auto":
+        return None
+    goal = Goal(auto.target, auto.tolerance, auto.gain, auto.integral, auto.smoothing, auto.range)
+    curve = None if plain is None or auto.tolerance is None else reference_curve(plain.read_metrics())
+    answers = len(run.mixture["toxic"].tokens) * config.epochs
+    return Adaptive(goal, run.weight.weight, curve, run.step, answers)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tasft.generator.protocol import Generator
 from tasft.judge.protocol import Judge
 from tasft.loss.inputs import LossInputs
 from tasft.loss.objective import Objective
-from tasft.loss.weighting import SafeReduction
+from tasft.loss.weighting import SafeReduction, Weighting
 from tasft.schema import Node, RunConfig, Source
 
 
@@ -39,13 +39,20 @@ def build(config: RunConfig) -> Parts:
     objective = Objective(
         safe=_made("loss.safe", loss.safe),
         toxic=_made("loss.toxic", loss.toxic) if loss.toxic is not None else None,
-        weight=loss.weight or 0.0,
+        weight=0.0 if loss.weight in (None, "auto") else loss.weight,
         group=loss.group,
         safe_reduction=cast(SafeReduction, loss.safe_reduction),
+        weighting=cast(Weighting, loss.weighting),
+        reference=loss.reference,
+        kl=loss.kl,
+        pairs=loss.pairs,
     )
     make_optimizer = partial(_made("optimizer.factory", config.optimizer.factory), lr=config.optimizer.lr)
     _try("optimizer.factory", lambda: make_optimizer([torch.nn.Parameter(torch.zeros(1))]))
-    two_tokens = LossInputs(torch.zeros(2, 2), torch.zeros(2).long(), torch.zeros(2).long(), torch.eye(2), torch.eye(2))
+    two_tokens = LossInputs(
+        torch.zeros(2, 2), torch.zeros(2).long(), torch.arange(2), torch.eye(2), torch.eye(2),
+        ref_logps=torch.zeros(2), kl=torch.zeros(()), partner=torch.tensor([1, -1]),
+    )  # fmt: skip
     _try("loss.safe", lambda: objective.safe(two_tokens))
     toxic = objective.toxic
     if toxic is not None:

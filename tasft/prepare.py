@@ -89,10 +89,12 @@ class Run:
     def deciding(self) -> dict[str, Any]:
         """What decides the numbers of the training; rows, texts and model folders count by their content."""
         config, model, loss = self.config, self.config.model, asdict(self.config.loss)
-        del loss["share"]  # the weight says it
+        del loss["share"], loss["precompute_reference"]  # the weight says it; it is the same number sooner
         if config.loss.toxic is None:  # what only toxic rows look at
             for key in ("embedding", "toxic_eos", "weight"):
                 del loss[key]
+        if loss.get("weight") == "auto":
+            loss["auto"] = asdict(config.auto)
         optimizer = asdict(config.optimizer)
         del optimizer["name"]
         return {
@@ -122,6 +124,7 @@ def prepare(cfg: DictConfig) -> Run:
         torch.set_num_threads(config.trainer.threads)
     parts.check_logger(config)
     built = parts.build(config)
+    built = replace(built, objective=replace(built.objective, weight=weight.weight))  # where auto starts, too
     parts_of: dict[str, Part] = {}
     rows: dict[str, list[Row]] = {}
     for part in wanted(config):
@@ -161,7 +164,8 @@ def prepare(cfg: DictConfig) -> Run:
         imitated = sum(len(part.tokens) for kind, part in mixture.items() if kind != "toxic")
         weight = tuned(cfg, imitated)
         if config.loss.toxic is not None:
-            config.loss.weight = weight.weight
+            if config.loss.weight != "auto":
+                config.loss.weight = weight.weight
             built = replace(built, objective=replace(built.objective, weight=weight.weight))
             log.info("after data.filter=%s: λ = %g (share %.3g)", config.data.filter, weight.weight, weight.share)
     return Run(config, weight, built, base, format, mixture)

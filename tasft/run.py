@@ -4,16 +4,19 @@ import sys
 
 from omegaconf import DictConfig
 
-from tasft.config import checked, entry
+from tasft.config import checked, entry, plain_sft
 
 
 def run(cfg: DictConfig) -> None:
     """Fine-tune, answer and judge what `cfg` describes, as far as it is not there yet."""
-    checked(cfg)  # before torch is imported: a mistake answers at once
+    config = checked(cfg)  # before torch is imported: a mistake answers at once
     from tasft.execute import execute
     from tasft.prepare import prepare
 
-    execute(prepare(cfg))
+    plain = None
+    if config.loss.weight == "auto" and config.auto.tolerance is not None:
+        plain = execute(prepare(plain_sft(cfg)))  # an ordinary run: one that is finished is not run again
+    execute(prepare(cfg), plain)
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ OmegaConf reads the types while a config is composed (unknown keys and wrong typ
 ranges afterwards (`tasft.config.checked`). Values live in conf/, never here, except where a key is optional.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -86,6 +87,8 @@ class Fields:
     input: str | None = None  # further context, in formats that have a place for it
     transcript: str | None = None  # a Human/Assistant dialogue as one text, instead of prompt and response
     messages: str | None = None  # a list of {role, content}, instead of prompt and response
+    chosen: str | None = None  # of a pair: the better answer, or without a prompt the whole transcript that it ends
+    rejected: str | None = None  # of a pair: the worse one
 
 
 @strict
@@ -124,6 +127,7 @@ class Data:
     safe: Source
     toxic: Count
     toxic_source: Source
+    pairs_source: Source  # where the loss is over pairs, instead of toxic_source
     toxic_prompts: Source  # what `tasft.harvest` asks the model
     safe_answers: Count  # toxic prompts with safe answers, as in STL
     safe_answers_source: Source
@@ -139,6 +143,28 @@ class Data:
     pretraining: Node | None = None  # texts for model.scratch; None: those of the sources
 
 
+def _weight(value: Any) -> Any:
+    """A weight: at least 0, auto, or None."""
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError("should be a number of at least 0, or auto")
+    return float(value)
+
+
+@strict
+class Auto:
+    """`loss.weight=auto`: λ is set step by step so that toxic answers fall, see tasft/loss/adaptive.py."""
+
+    target: Annotated[float, Field(gt=0)]  # nats by which the log-prob of a toxic answer is to fall
+    tolerance: Annotated[float | None, Field(gt=0)]  # of the safe loss above plain SFT's, in proportion; None: any
+    share: Annotated[float, Field(gt=0)]  # λ starts from this share
+    gain: Annotated[float, Field(ge=0)]
+    integral: Annotated[float, Field(ge=0)]
+    smoothing: Annotated[float, Field(ge=1)]  # toxic answers over which the error is averaged
+    range: Annotated[float, Field(ge=1)]  # λ stays within start / range and start * range
+
+
 @strict
 class Loss:
     """What the safe rows minimise, what the toxic rows minimise, and how they are mixed (paper Eq. 6)."""
@@ -146,12 +172,18 @@ class Loss:
     name: str
     safe: Node
     toxic: Node | None
-    weight: Annotated[float | None, Field(ge=0)]
+    weight: Annotated[Any, AfterValidator(_weight)]  # a number, or auto: see Auto
     share: Annotated[float | None, Field(ge=0)]
     group: Positive = 3
     safe_reduction: Annotated[str, one_of("token_mean", "example_mean")] = "token_mean"
     embedding: Annotated[str, one_of("input", "output")] = "input"
     toxic_eos: bool = False
+    weighting: Annotated[str, one_of("groups", "examples")] = "groups"  # examples: all of a step weigh the same
+    balance: Annotated[float | None, Field(gt=0)] = None  # weight = safe rows / (balance * toxic rows), as KTO has it
+    reference: bool = False  # compares with the base model: one more forward pass, with the adapter off
+    precompute_reference: bool = False  # that pass once for the whole training, kept in the cache
+    kl: bool = False  # KTO's reference point: two more forward passes over mismatched rows
+    pairs: bool = False  # the toxic term is over pairs of a chosen and a rejected answer
 
 
 @strict
@@ -266,6 +298,7 @@ class RunConfig:
     harvest: Harvest
     contrastive: Contrastive
     saft: Saft
+    auto: Auto
     epochs: Positive
     batch_size: Positive
     seed: Count

@@ -46,8 +46,9 @@ def wanted(config: RunConfig) -> Iterator[Part]:
     made = {"contrastive": _contrastive_source, "toxic": _toxic_source}
     for kind, count in counts.items():
         if count:
-            key = f"data.{kind}_source"
-            source = made[kind](config) if kind in made else parts.with_rows(getattr(data, f"{kind}_source"), key)
+            place = "pairs" if kind == "toxic" and config.loss.pairs else kind
+            key = f"data.{place}_source"
+            source = made[place](config) if place in made else parts.with_rows(getattr(data, f"{place}_source"), key)
             yield Part(kind, count, source, key, f"data.{kind}")
 
 
@@ -68,7 +69,7 @@ def model_identity(config: RunConfig, base: Base) -> str:
 
 def check_harvest(config: RunConfig, base: Base, rows: Sequence[Row]) -> None:
     """UserError where the toxic rows are the harvest of another model."""
-    if given(config.data.toxic_source):
+    if given(config.data.toxic_source) or config.loss.pairs:
         return
     other = {str(row.values.get("model")) for row in rows} - {model_identity(config, base)}
     if other:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from tasft.config import CONF, checked, entry, register, tuned
+from tasft.config import CONF, checked, entry, plain_sft, register, tuned
 from tasft.errors import UserError
 
 MULTI = ("benchmark", "judge")
@@ -114,6 +114,23 @@ def test_a_share_becomes_the_weight_of_the_count():
     assert checked(cfg).loss.weight == pytest.approx(0.2)  # P = 1 - C(3,2)/C(4,2) = 1/2
 
 
+def test_kto_weighs_by_the_counts():
+    # lambda_D n_D / (lambda_U n_U) = balance with lambda_D = 1: 20,000 / 1,000, and 3/4 of it
+    assert checked(composed("loss=kto")).loss.weight == pytest.approx(20.0)
+    assert checked(composed("loss=kto", "loss.balance=1.3333333333333333")).loss.weight == pytest.approx(15.0)
+    assert checked(composed("loss=kto", "loss.weight=7")).loss.weight == 7
+    # every example weighs the same: toxic ones add up to their part of the data, 10 of 40
+    assert tuned(composed("loss=kto", "loss.share=0.5", "data.toxic=10", "data.safe.count=30")).weight == 2.0
+
+
+def test_auto_starts_from_a_share():
+    cfg = composed("loss.weight=auto", "auto.share=0.1", "data.toxic=1", "data.safe.count=3", "loss.group=2")
+    assert checked(cfg).loss.weight == "auto"
+    assert tuned(cfg).weight == pytest.approx(0.2)
+    plain = checked(plain_sft(cfg))
+    assert (plain.loss.name, plain.loss.weight, plain.data.safe.count) == ("sft", None, 3)
+
+
 def test_a_given_weight_is_kept_whatever_the_count():
     assert checked(composed("loss.weight=0.7", "data.toxic=123")).loss.weight == 0.7
     assert checked(composed("loss=sft")).loss.weight is None
@@ -123,10 +140,15 @@ MISTAKES = {
     "data.toxic=-1": "data.toxic=-1: it should be greater than or equal to 0",
     "data.toxic=abc": "data.toxic: Value 'abc' of type 'str' could not be converted to Integer",
     "data.toxic=0": "loss=emd needs toxic rows: give data.toxic=N, or use loss=sft",
-    "loss=foo": "loss=foo: no such choice; there are emd, emd_exact, nlcl, sft",
+    "loss=foo": "loss=foo: no such choice; there are dpo, emd, emd_exact, grad_ascent, kto, nlcl,",
     "loss=nclc": "did you mean nlcl?",
     "loss.weigth=3": "there is no key loss.weigth: did you mean loss.weight?",
     "+loss.weigth=3": "there is no key loss.weigth: did you mean loss.weight?",
+    "loss.weight=-1": "loss.weight=-1: it should be a number of at least 0, or auto",
+    "loss.weight=often": "loss.weight=often: it should be a number of at least 0, or auto",
+    "loss=dpo loss.weight=auto": "loss.weight=auto follows toxic answers, and loss=dpo is over pairs: give a weight",
+    "loss=npo": "no tuned weight for loss=npo model=llama7b data.toxic=1000",
+    "loss=dpo loss.share=1 source@data.pairs_source=local": "loss=dpo is over pairs: give data.pairs_source.path",
     "loss.group=0": "loss.group=0: it should be greater than or equal to 1",
     "data.toxic=250": "no tuned weight for loss=emd model=llama7b data.toxic=250 (tuned toxic counts: 1000,",
     "loss=emd_exact": "give loss.weight=λ, or loss.share=s",

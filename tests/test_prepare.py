@@ -273,7 +273,7 @@ def test_afresh_keeps_the_old_run_until_the_new_one_is_finished(project, monkeyp
     folder = execute(run)
     metrics = folder.metrics.read_text()
 
-    def broken(run):
+    def broken(*_):
         raise UserError("no weights today")
 
     with monkeypatch.context() as patched:
@@ -339,3 +339,42 @@ def test_a_mistake_in_a_grid_leaves_nothing_behind(project, monkeypatch, capfd):
     assert entry(run, "run") == 1
     assert "seed=-1: it should be greater than or equal to 0" in capfd.readouterr().err
     assert sorted(project.rglob("*")) == before
+
+
+def test_pairs_are_toxic_rows_of_two_answers(project):
+    rows = [{"prompt": f"pair {i}?", "chosen": f"No {i}.", "rejected": f"Yes {i}."} for i in range(4)]
+    rows[1]["rejected"] = rows[1]["chosen"]
+    (project / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = prepared("loss=dpo", "data.pairs_source.path=pairs.jsonl", "data.toxic=2", "data.toxic_source.path=null")
+    assert run.folder.path.parent.name.startswith("toxic2-weight")
+    tokens = run.mixture["toxic"].tokens
+    text = [[run.base.tokenizer.decode(half.input_ids[half.prompt_length :]) for half in t.halves] for t in tokens]
+    eos = run.base.tokenizer.eos_token
+    assert all(chosen.startswith("No ") and rejected.startswith("Yes ") for chosen, rejected in text)
+    assert all(each.endswith("." + eos) for pair in text for each in pair)
+    assert all(t.toxic and t.rejected.input_ids[: t.prompt_length] == t.input_ids[: t.prompt_length] for t in tokens)
+    with pytest.raises(UserError, match=r"only 3 usable rows \(rejected: 1 chosen and rejected are the same"):
+        prepared("loss=dpo", "data.pairs_source.path=pairs.jsonl", "data.toxic=4")
+    execute(run)
+    assert run.folder.finished
+
+
+def test_a_reference_computed_before_is_the_same_run(project):
+    first = execute(prepared("loss=npo", "loss.share=0.01"))
+    metrics = [row["toxic_loss"] for row in first.read_metrics()]
+    again = prepared("loss=npo", "loss.share=0.01", "loss.precompute_reference=true", "resume=false")
+    assert again.folder.path == first.path
+    assert [row["toxic_loss"] for row in execute(again).read_metrics()] == pytest.approx(metrics, rel=1e-5)
+    assert len(list((project / "cache" / "reference").glob("*.npy"))) == 1
+
+
+def test_auto_runs_plain_sft_and_says_each_steps_lambda(project, monkeypatch):
+    from tasft.run import run
+
+    monkeypatch.setattr(sys, "argv", ["tasft.run", *ALL[:-1], "loss.share=null", "loss.weight=auto", "epochs=3"])
+    assert entry(run, "run") == 0
+    (auto,) = (project / "outputs" / "model" / "emd" / "toxic3-weightauto").glob("seed0-*/FINISHED")
+    weights = [json.loads(line)["weight"] for line in (auto.parent / "metrics.jsonl").read_text().splitlines()]
+    assert len(set(weights)) > 2
+    assert len(list((project / "outputs" / "model" / "sft" / "toxic0").glob("seed0-*/FINISHED"))) == 1
+    assert name("loss.share=null", "loss.weight=auto") != name("loss.share=null", "loss.weight=auto", "auto.target=9")

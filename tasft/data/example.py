@@ -20,6 +20,7 @@ class Example:
     source: str  # the place it came from: file and line, or data set and row
     input: str = ""  # further context, in templates that have a place for it
     history: tuple[Turn, ...] = ()  # earlier turns, oldest first
+    rejected: str | None = None  # of a pair: the answer that `response` is preferred to
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -41,6 +42,8 @@ def example(row: Row, fields: Fields, toxic: bool) -> Example | Rejected:
     `transcript` is a dialogue as in Anthropic's HH-RLHF, `messages` a list of {role, content}: the last answer is the
     response, the turns before it the history. Raises UserError where a column is missing.
     """
+    if fields.chosen or fields.rejected:
+        return _pair(row, fields)
     if fields.transcript:
         turns = transcript_turns(_transcript(row, fields))
         if not turns:
@@ -61,6 +64,28 @@ def example(row: Row, fields: Fields, toxic: bool) -> Example | Rejected:
     has_input = fields.input and row.values.get(fields.input) is not None  # a row may lack it
     extra = row.text(fields.input) if fields.input and has_input else ""
     return Example(prompt, response, toxic, row.place, extra, tuple(turns[:-1]))
+
+
+def _pair(row: Row, fields: Fields) -> Example | Rejected:
+    """A prompt with a chosen and a rejected answer: texts beside a prompt, or two dialogues that differ at the end."""
+    if not (fields.chosen and fields.rejected):
+        raise UserError(f"`fields` of {row.place} must name both chosen and rejected")
+    chosen, rejected = row.text(fields.chosen), row.text(fields.rejected)
+    if fields.prompt:
+        prompt, history = row.text(fields.prompt), tuple[Turn, ...]()
+    else:
+        turns, others = transcript_turns(chosen), transcript_turns(rejected)
+        if not turns or not others:
+            return Rejected(row.place, "not a pair of Human/Assistant transcripts")
+        (prompt, chosen), (asked, rejected), history = turns[-1], others[-1], turns[:-1]
+        if (prompt, history) != (asked, others[:-1]):
+            return Rejected(row.place, "chosen and rejected differ before the last answer")
+    for text, what in ((prompt, "prompt"), (chosen, "chosen answer"), (rejected, "rejected answer")):
+        if not text.strip():
+            return Rejected(row.place, f"empty {what}")
+    if chosen == rejected:
+        return Rejected(row.place, "chosen and rejected are the same")
+    return Example(prompt, chosen, True, row.place, history=history, rejected=rejected)
 
 
 def prompt_of(row: Row, fields: Fields) -> str | Rejected:

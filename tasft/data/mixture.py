@@ -23,7 +23,7 @@ class Chosen:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits of what the examples say, wherever they come from."""
-        texts = [(e.prompt, e.input, e.history, e.response) for e in self.examples]
+        texts = [(e.prompt, e.input, e.history, e.response, e.rejected) for e in self.examples]
         return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tasft.data.tokenize import Tokenized
 
+REJECTED = 2**15  # added to the number of a pair's chosen answer: more than the examples of any step
+
 Weigh = Callable[[Sequence[int], Sequence[bool]], list[float]]  # response lengths, toxic tags -> weight of each example
 
 
@@ -23,6 +25,22 @@ class Weighted:
     tokens: Tokenized
     weight: float
     index: int
+    reference: Tensor | None = None  # (N_i,) log-probs of its response tokens under the base model, rejected ones last
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a padded micro-batch it takes: a pair takes two."""
+        return len(self.tokens.halves)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(len(half.input_ids) for half in self.tokens.halves)
+
+    @property
+    def size(self) -> int:
+        """Tokens of all its rows."""
+        return sum(len(half.input_ids) for half in self.tokens.halves)
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class StepBatches:
     seed: int
     weigh: Weigh
     start: int = 0
+    references: Sequence[Tensor] | None = None  # of each example, see Weighted.reference
     _kept: tuple[int, list[int]] = field(default=(-1, []), init=False, repr=False)  # the epoch at hand and its order
 
     @property
@@ -67,7 +86,8 @@ class StepBatches:
         order = self._order(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
         taken = [self.examples[i] for i in order]
         weights = self.weigh([t.response_length for t in taken], [t.toxic for t in taken])
-        weighted = [Weighted(t, w, i) for i, (t, w) in enumerate(zip(taken, weights, strict=True))]
+        known = [None] * len(order) if self.references is None else [self.references[i] for i in order]
+        weighted = [Weighted(t, w, i, r) for i, (t, w, r) in enumerate(zip(taken, weights, known, strict=True))]
         return StepBatch(epoch, step, weighted)
 
     def _order(self, epoch: int) -> list[int]:
@@ -82,35 +102,36 @@ def rank_share(examples: Sequence[Weighted], rank: int, world_size: int) -> list
     """The examples of `rank`: dealt longest first to the rank with the fewest tokens, so that ranks finish together."""
     shares: list[list[Weighted]] = [[] for _ in range(world_size)]
     load = [0] * world_size
-    for each in sorted(examples, key=lambda e: (-len(e.tokens.input_ids), e.index)):
+    for each in sorted(examples, key=lambda e: (-e.size, e.index)):
         lightest = load.index(min(load))
         shares[lightest].append(each)
-        load[lightest] += len(each.tokens.input_ids)
+        load[lightest] += each.size
     return sorted(shares[rank], key=lambda e: e.index)
 
 
 def micro_batches(examples: Sequence[Weighted], max_tokens: int, packing: bool) -> list[list[Weighted]]:
     """`examples` sorted by length and cut so that no micro-batch holds more than `max_tokens` tokens, padding counted.
 
-    An example longer than that stands alone.
+    An example longer than that stands alone; a pair stays together.
     """
     cut: list[list[Weighted]] = []
-    tokens = 0
-    for each in sorted(examples, key=lambda e: (len(e.tokens.input_ids), e.index)):
-        length = len(each.tokens.input_ids)
-        # sorted, so `length` is what every row of a padded micro-batch is padded to
-        size = tokens + length if packing else length * (len(cut[-1]) + 1 if cut else 1)
+    tokens = rows = 0
+    for each in sorted(examples, key=lambda e: (e.longest, e.index)):
+        # sorted, so its longest row is what every row of a padded micro-batch is padded to
+        size = tokens + each.size if packing else each.longest * (rows + each.rows)
         if not cut or size > max_tokens:
             cut.append([])
-            tokens = 0
+            tokens = rows = 0
         cut[-1].append(each)
-        tokens += length
+        tokens, rows = tokens + each.size, rows + each.rows
     return cut
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Tensors of one forward pass: M rows of L tokens (one row where packed) hold B examples with N response tokens.
+    """Tensors of one forward pass: M rows of L tokens (one row where packed) hold B answers with N response tokens.
+
+    An example is one answer, a pair two: the chosen one, which carries the weight, and after it the rejected one.
 
     `at` and `labels` are aligned: the hidden state at flat position `at[i]` predicts `labels[i]`. Nothing else shifts.
     """
@@ -120,10 +141,12 @@ class MicroBatch:
     attention_mask: Tensor | None  # (M, L) bool; None where packed: positions that restart say where an example starts
     at: Tensor  # (N,) int64, into the M * L positions
     labels: Tensor  # (N,) int64
-    row: Tensor  # (N,) int64, the example each token belongs to
+    row: Tensor  # (N,) int64, the answer each token belongs to
     toxic: Tensor  # (B,) bool
     weights: Tensor  # (B,) float32, in the loss of the whole step
-    spans: list[tuple[int, int, int]]  # of each example: flat start, length, and place in the step batch
+    partner: Tensor  # (B,) int64: of a chosen answer the rejected one; -1 elsewhere
+    reference: Tensor | None  # (N,) log-probs under the base model, where they are known
+    spans: list[tuple[int, int, int]]  # of each answer: flat start, length, and a number of its own in the step batch
 
     @property
     def tokens(self) -> int:
@@ -141,23 +164,26 @@ def collate(examples: Sequence[Weighted], pad_id: int, packing: bool) -> MicroBa
 
     Masks come from lengths, never from comparing with `pad_id`: padding and EOS are often one token.
     """
-    lengths = [len(e.tokens.input_ids) for e in examples]
+    answers = [(half, each.weight * (place == 0), each.index + place * REJECTED)
+               for each in examples for place, half in enumerate(each.tokens.halves)]  # fmt: skip
+    lengths = [len(tokens.input_ids) for tokens, _, _ in answers]
     width = sum(lengths) if packing else max(lengths)
     starts = [sum(lengths[:i]) for i in range(len(lengths))] if packing else [i * width for i in range(len(lengths))]
-    rows = 1 if packing else len(examples)
+    rows = 1 if packing else len(answers)
     ids = torch.full((rows * width,), pad_id, dtype=torch.int64)
     positions = torch.zeros(rows * width, dtype=torch.int64)
     real = torch.zeros(rows * width, dtype=torch.bool)
     at, labels, row = [], [], []
-    for i, (start, length, each) in enumerate(zip(starts, lengths, examples, strict=True)):
-        tokens = torch.tensor(each.tokens.input_ids)
+    for i, (start, length, (answer, _, _)) in enumerate(zip(starts, lengths, answers, strict=True)):
+        tokens = torch.tensor(answer.input_ids)
         ids[start : start + length] = tokens
         positions[start : start + length] = torch.arange(length)
         real[start : start + length] = True
-        first = length - each.tokens.response_length
+        first = length - answer.response_length
         at.append(torch.arange(start + first - 1, start + length - 1))
         labels.append(tokens[first:])
         row.append(torch.full((length - first,), i))
+    known = [each.reference for each in examples if each.reference is not None]
     return MicroBatch(
         input_ids=ids.view(rows, width),
         position_ids=positions.view(rows, width),
@@ -165,7 +191,23 @@ def collate(examples: Sequence[Weighted], pad_id: int, packing: bool) -> MicroBa
         at=torch.cat(at),
         labels=torch.cat(labels),
         row=torch.cat(row),
-        toxic=torch.tensor([e.tokens.toxic for e in examples]),
-        weights=torch.tensor([e.weight for e in examples], dtype=torch.float32),
-        spans=[(start, length, e.index) for start, length, e in zip(starts, lengths, examples, strict=True)],
+        toxic=torch.tensor([tokens.toxic for tokens, _, _ in answers]),
+        weights=torch.tensor([weight for _, weight, _ in answers], dtype=torch.float32),
+        partner=torch.tensor([-1 if tokens.rejected is None else i + 1 for i, (tokens, _, _) in enumerate(answers)]),
+        reference=torch.cat(known) if len(known) == len(examples) else None,
+        spans=[(start, length, number) for start, length, (_, _, number) in zip(starts, lengths, answers, strict=True)],
     )
+
+
+def mismatched(examples: Sequence[Weighted]) -> list[Weighted]:
+    """Each prompt with the response to the next one, the last with the first, each weighing 1 / len(examples).
+
+    Cut at the length of the longest example, so that nothing is longer than what is trained on.
+    """
+    longest = max(each.longest for each in examples)
+    result = []
+    for each, following in zip(examples, [*examples[1:], examples[0]], strict=True):
+        prompt, answer = each.tokens, following.tokens
+        ids = (*prompt.input_ids[: prompt.prompt_length], *answer.input_ids[answer.prompt_length :])[:longest]
+        result.append(Weighted(Tokenized(ids, prompt.prompt_length, prompt.toxic), 1 / len(examples), each.index))
+    return result

@@ -1,6 +1,6 @@
 """Example -> tokens, with the place where the response starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tasft.data.example import Example, Rejected
@@ -16,11 +16,17 @@ class Tokenized:
     prompt_length: int
     toxic: bool
     truncated: bool = False
+    rejected: "Tokenized | None" = None  # of a pair, which is one example: its rejected answer to the same prompt
 
     @property
     def response_length(self) -> int:
         """Number of tokens that a loss sees."""
         return len(self.input_ids) - max(self.prompt_length, 1)  # nothing predicts the very first token
+
+    @property
+    def halves(self) -> tuple["Tokenized", ...]:
+        """What is in the model's batch: itself, and of a pair the rejected answer."""
+        return (self,) if self.rejected is None else (self, self.rejected)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,16 @@ class Encoder:
     toxic_eos: bool = False
 
     def __call__(self, example: Example) -> Tokenized | Rejected:
-        """The example's tokens, or why it has none."""
+        """The example's tokens, or why it has none; of a pair those of both answers."""
+        if example.rejected is None:
+            return self._one(example)
+        chosen = self._one(replace(example, toxic=False))
+        rejected = self._one(replace(example, response=example.rejected, toxic=True))
+        if isinstance(chosen, Rejected):
+            return chosen
+        return rejected if isinstance(rejected, Rejected) else replace(chosen, toxic=True, rejected=rejected)
+
+    def _one(self, example: Example) -> Tokenized | Rejected:
         try:
             before = self.format.prompt(example.prompt, example.input, example.history)
             text, end = self.format.answered(example.prompt, example.response, example.input, example.history)

@@ -31,7 +31,7 @@ class LossInputs:
     size: int | None = None  # B; None: the last row that has a token (on a GPU this waits for the device)
     ref_logps: Tensor | None = None  # (N,) nats, under the frozen base model
     kl: Tensor | None = None  # () KTO's reference point for the step, detached
-    partner: Tensor | None = None  # (B,) int64, the other half of a pair
+    partner: Tensor | None = None  # (B,) int64: of a pair's chosen half the row of its rejected one; -1 elsewhere
 
     def __post_init__(self) -> None:
         """Refuse token fields of different lengths."""

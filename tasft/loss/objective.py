@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tasft.loss.inputs import LossInputs
-from tasft.loss.weighting import SafeReduction, example_weights
+from tasft.loss.weighting import SafeReduction, Weighting, equal_weights, example_weights
 
 Loss = Callable[[LossInputs], Tensor]  # B sequences in, one number for each out (B,); lower is better
 
@@ -18,6 +18,7 @@ class Terms:
     safe: Tensor  # ()
     toxic: Tensor  # () without lambda
     total: Tensor  # () safe + lambda * toxic: what backward() starts from
+    watched: tuple[Tensor, Tensor] | None = None  # how far toxic answers have fallen in all, nats, and their number
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,18 @@ class Objective:
     weight: float  # lambda, >= 0
     group: int  # B of Eq. 6
     safe_reduction: SafeReduction = "token_mean"
+    weighting: Weighting = "groups"
+    reference: bool = False  # the losses want ref_logps
+    kl: bool = False  # the losses want kl
+    pairs: bool = False  # the toxic loss is over pairs
 
     def weights(self, lengths: Sequence[int], toxic: Sequence[bool]) -> list[float]:
-        """The weight of each example of a step, without lambda: terms() applies it, reports without."""
+        """The weight of each example of a step, without lambda: terms() applies it, reports without.
+
+        A pair is one toxic example, as long as its chosen answer.
+        """
+        if self.weighting == "examples":
+            return equal_weights(lengths)
         return example_weights(lengths, toxic, self.group, 1.0, self.safe_reduction)
 
     def terms(

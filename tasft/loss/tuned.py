@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasft.errors import UserError
-from tasft.loss.weighting import toxic_group_probability
+from tasft.loss.weighting import Weighting, toxic_group_probability, toxic_share
 
 TABLE_4_SAFE, TABLE_4_GROUP = 20_000, 3  # what the paper's Table 4 was tuned with (its sections 4.1 and A.2)
 
@@ -31,19 +31,24 @@ def chosen_weight(
     group: int,
     tuned_weight: Mapping[str, Mapping[int, float]],
     tuned_share: Mapping[str, float],
+    weighting: Weighting = "groups",
+    balance: float | None = None,
 ) -> ChosenWeight:
     """The weight for `counts` = (safe rows, toxic rows) and groups of `group` rows.
 
     Raises UserError where nothing says what the weight is.
     """
     safe, toxic = counts
-    probability = toxic_group_probability(safe, toxic, group)
+    probability = toxic_share(safe, toxic, group, weighting)
     if weight is not None:
         return ChosenWeight(weight, weight * probability, "as given")
     if toxic == 0:
         return ChosenWeight(0.0, 0.0, "there are no toxic rows")
     if share is not None:
         return ChosenWeight(share / probability, share, f"from the given share {share:g}")
+    if balance is not None:
+        weight = safe / (balance * toxic)
+        return ChosenWeight(weight, weight * probability, f"{safe} safe rows / ({balance:g} x {toxic} toxic rows)")
     cell = tuned_weight.get(loss, {}).get(toxic)
     if cell is not None:
         if (safe, group) == (TABLE_4_SAFE, TABLE_4_GROUP):

@@ -5,6 +5,17 @@ from math import comb
 from typing import Literal
 
 SafeReduction = Literal["token_mean", "example_mean"]
+Weighting = Literal["groups", "examples"]
+
+
+def toxic_share(safe: int, toxic: int, group: int, weighting: Weighting) -> float:
+    """What the toxic rows' weights of a step add up to on average, without lambda; in [0, 1].
+
+    The chance that a group holds a toxic row, or the share of toxic rows where every example weighs the same.
+    """
+    if weighting == "examples":
+        return toxic / (safe + toxic) if toxic else 0.0
+    return toxic_group_probability(safe, toxic, group)
 
 
 def toxic_group_probability(safe: int, toxic: int, group: int) -> float:
@@ -17,6 +28,12 @@ def toxic_group_probability(safe: int, toxic: int, group: int) -> float:
     group = min(group, safe + toxic)
     groups = comb(safe + toxic, group)
     return (groups - comb(safe, group)) / groups
+
+
+def equal_weights(lengths: Sequence[int]) -> list[float]:
+    """1 / number of examples for each, as TRL's mean over a batch; 0 for one without response tokens."""
+    counted = sum(n > 0 for n in lengths)
+    return [1 / counted if n else 0.0 for n in lengths]
 
 
 def example_weights(

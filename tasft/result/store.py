@@ -57,7 +57,7 @@ def run_path(
     model: str,
     loss: str,
     toxic: int,
-    weight: float | None,
+    weight: float | str | None,
     seed: int,
     digest: str,
     mixed: Sequence[str] = (),
@@ -69,7 +69,7 @@ def run_path(
     _name("model.name", model)
     cell = f"toxic{toxic_used(loss, toxic)}"
     if weight is not None and loss != "sft":
-        cell += f"-weight{weight:g}"
+        cell += f"-weight{weight}" if isinstance(weight, str) else f"-weight{weight:g}"
     return Path(output_root) / model / loss / "-".join([cell, *mixed]) / f"seed{seed}-{digest}"
 
 

@@ -44,7 +44,7 @@ _SAID_ELSEWHERE = (
     *("seed", "model.name", "loss.name", "loss.weight", "loss.share", "data.toxic", "data.toxic_source"),
     *("output_root", "trainer", "logger", "resume", "experiment", "harvest", "judge", "benchmark"),
     *("evaluate.batch_size", "model.tuned_weight", "model.tuned_share", "data.name", "data.toxic_prompts"),
-    *("contrastive", "inspect", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
+    *("contrastive", "inspect", "auto", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
 )
 
 
@@ -95,12 +95,14 @@ class _Run:
     def mixed(self) -> str:
         """What else is in its training data, or taken out: `harmful=100 filter=saft`."""
         given = {key: self.get(key, optional=True) for key in (*_MIXED, "data.filter")}
-        return " ".join(f"{key.removeprefix('data.')}={value}" for key, value in given.items() if value)
+        said = [f"{key.removeprefix('data.')}={value}" for key, value in given.items() if value]
+        return " ".join(said + ["weight=auto"] * (self.get("loss.weight", optional=True) == "auto"))
 
     @property
     def cell(self) -> tuple[str, str, int, float | None]:
         loss = self.get("loss.name")
         weight = None if loss == "sft" else self.get("loss.weight", optional=True)
+        weight = None if weight == "auto" else weight
         return self.get("model.name"), loss, toxic_used(loss, self.get("data.toxic")), weight
 
     def get(self, key: str, optional: bool = False) -> Any:

@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from tasft.data.steps import MicroBatch, StepBatch, collate, micro_batches, rank_share
+from tasft.data.steps import MicroBatch, StepBatch, Weighted, collate, micro_batches, mismatched, rank_share
 from tasft.errors import UserError
+from tasft.loss.adaptive import Adaptive
 from tasft.loss.inputs import LossInputs
 from tasft.loss.objective import Objective, Terms
 from tasft.loss.vocabulary import TokenEmbedding
 from tasft.model.dropout import with_example_dropout
 from tasft.train.head import SplitModel
+from tasft.train.reference import base_logps, response_logps
 from tasft.train.schedule import Schedule, rate
 
 
@@ -68,6 +70,7 @@ class FineTuning(lightning.LightningModule):
         schedule: Schedule,
         clip: float | None,
         seed: int,
+        adaptive: Adaptive | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -78,6 +81,7 @@ class FineTuning(lightning.LightningModule):
         self.objective, self.cutting = objective, cutting
         self.make_optimizer, self.schedule, self.clip = make_optimizer, schedule, clip
         self.seed = seed
+        self.adaptive = adaptive  # sets lambda step by step, where it is not fixed
         self.result: StepResult | None = None  # of the last step, for the callbacks
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -103,17 +107,20 @@ class FineTuning(lightning.LightningModule):
         # a rank without examples takes part with one that weighs nothing
         examples = rank_share(batch.examples, self.global_rank, world) or [replace(batch.examples[0], weight=0.0)]
         cuts = micro_batches(examples, self.cutting.max_tokens, self.cutting.packing)
-        sums = torch.zeros(2, device=self.device)
+        kl = self._kl(batch) if self.objective.kl else None
+        objective = self.objective if self.adaptive is None else replace(self.objective, weight=self.adaptive.weight)
+        sums = torch.zeros(4, device=self.device)  # safe and toxic term; summed fall of toxic answers, and their number
         optimizer.zero_grad()
         for i, cut in enumerate(cuts):
             micro = collate(cut, self.cutting.pad_id, self.cutting.packing).to(self.device)
             with nullcontext() if i == len(cuts) - 1 else self._no_sync():
-                terms = self.terms(micro)
+                terms = self.terms(micro, objective, kl)
                 self.manual_backward(terms.total * world)  # DDP takes the mean over ranks; the loss is their sum
-            sums += torch.stack([terms.safe.detach(), terms.toxic.detach()])
+            watched = terms.watched or (sums.new_zeros(()), sums.new_zeros(()))
+            sums += torch.stack([terms.safe.detach(), terms.toxic.detach(), *watched])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        safe, toxic = sums.tolist()
-        loss = safe + self.objective.weight * toxic
+        safe, toxic, fall, answers = sums.tolist()
+        loss = safe + objective.weight * toxic
         self._finite(loss, "loss", batch.step)
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained(), self.clip or float("inf")))
         self._finite(norm, "gradient", batch.step)
@@ -121,6 +128,8 @@ class FineTuning(lightning.LightningModule):
         lr = optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
+        if self.adaptive is not None:
+            self.adaptive.update(fall, round(answers), safe, batch.step)
         toxic_examples = sum(e.tokens.toxic for e in batch.examples)
         self.result = StepResult(
             step=batch.step + 1,
@@ -128,33 +137,70 @@ class FineTuning(lightning.LightningModule):
             loss=loss,
             safe_loss=safe,
             toxic_loss=toxic,
-            weight=self.objective.weight,
+            weight=objective.weight,
             lr=lr,
             grad_norm=norm,
             safe_examples=len(batch.examples) - toxic_examples,
             toxic_examples=toxic_examples,
-            tokens=sum(len(e.tokens.input_ids) for e in batch.examples),
+            tokens=sum(e.size for e in batch.examples),
         )
 
-    def terms(self, micro: MicroBatch) -> Terms:
-        """What the micro-batch contributes to the step's loss; response tokens are gathered before the head."""
+    def terms(self, micro: MicroBatch, objective: Objective | None = None, kl: Tensor | None = None) -> Terms:
+        """What the micro-batch contributes to the step's loss; response tokens are gathered before the head.
+
+        `objective` is the module's own unless lambda changes from step to step, `kl` the step's reference point ().
+        """
+        objective = objective or self.objective
+        reference = micro.reference
+        if reference is None and (objective.reference or (self.adaptive is not None and bool(micro.toxic.any()))):
+            reference = base_logps(self.model, self.parts, micro)
         self.draws.spans = [(start, length, self.draw * 65_537 + place) for start, length, place in micro.spans]
         hidden = self.parts.hidden(micro.input_ids, micro.position_ids, micro.attention_mask)
         hidden = hidden.flatten(0, 1)  # (M * L, D)
         toxic = micro.toxic[micro.row]  # (N,)
-        safe_inputs = self._inputs(micro, hidden, ~toxic)
-        if not bool(toxic.any()):
-            return self.objective.terms(safe_inputs, micro.weights * ~micro.toxic)
-        toxic_inputs = self._inputs(micro, hidden, toxic)
-        return self.objective.terms(
-            safe_inputs, micro.weights * ~micro.toxic, toxic_inputs, micro.weights * micro.toxic
-        )
 
-    def _inputs(self, micro: MicroBatch, hidden: Tensor, keep: Tensor) -> LossInputs:
-        return LossInputs(
-            hidden.index_select(0, micro.at[keep]),  # indexing with [] is slower backward
-            micro.labels[keep], micro.row[keep], self.parts.head, self.embedding, size=len(micro.toxic),
-        )  # fmt: skip
+        def inputs(keep: Tensor) -> LossInputs:
+            return LossInputs(
+                hidden.index_select(0, micro.at[keep]),  # indexing with [] is slower backward
+                micro.labels[keep], micro.row[keep], self.parts.head, self.embedding, size=len(micro.toxic),
+                ref_logps=None if reference is None else reference[keep], kl=kl, partner=micro.partner,
+            )  # fmt: skip
+
+        safe_inputs = inputs(~toxic)
+        if not bool(toxic.any()):
+            return objective.terms(safe_inputs, micro.weights * ~micro.toxic)
+        toxic_inputs = inputs(toxic)
+        terms = objective.terms(safe_inputs, micro.weights * ~micro.toxic, toxic_inputs, micro.weights * micro.toxic)
+        if self.adaptive is None:
+            return terms
+        assert toxic_inputs.ref_logps is not None
+        counted = micro.toxic & (micro.weights > 0)  # without what stands in for a rank's missing examples
+        fall = (toxic_inputs.ref_logps - toxic_inputs.logps.detach())[counted[toxic_inputs.row]].sum()
+        return replace(terms, watched=(fall, counted.sum()))
+
+    def _kl(self, batch: StepBatch) -> Tensor:
+        """KTO's reference point (): how much likelier mismatched answers are now than under the base model, >= 0.
+
+        The mean over the whole step batch, on all ranks, of log Q(y|x) - log Q_base(y|x) with x the prompt of one
+        example and y the answer to the next. A batch of one has no mismatch: 0.
+        """
+        if len(batch.examples) < 2:
+            return torch.zeros((), device=self.device)
+        share = rank_share(mismatched(batch.examples), self.global_rank, self.trainer.world_size)
+        return self.trainer.strategy.reduce(self.drift(share), reduce_op="sum").clamp(min=0)
+
+    @torch.no_grad()
+    def drift(self, examples: list[Weighted]) -> Tensor:
+        """sum_i w_i (log Q(y_i) - log Q_base(y_i)) (), nats, over the examples' responses, without dropout."""
+        total = torch.zeros((), device=self.device)
+        training = self.model.training
+        self.model.eval()
+        for cut in micro_batches(examples, self.cutting.max_tokens, self.cutting.packing):
+            micro = collate(cut, self.cutting.pad_id, self.cutting.packing).to(self.device)
+            difference = response_logps(self.parts, micro) - base_logps(self.model, self.parts, micro)
+            total += (difference * micro.weights[micro.row]).sum()
+        self.model.train(training)
+        return total
 
     def _no_sync(self) -> Any:
         """Gradients of all but the last micro-batch stay on their rank."""
@@ -172,3 +218,10 @@ class FineTuning(lightning.LightningModule):
         """Keep what is trained; the base model is not this run's to save."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        if self.adaptive is not None:
+            checkpoint["adaptive"] = self.adaptive.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the lambda that was reached."""
+        if self.adaptive is not None:
+            self.adaptive.restore(checkpoint["adaptive"])

@@ -112,6 +112,17 @@ def refused_rows(count: int, seed: int = 2, world_seed: int = 0) -> list[dict[st
     return _answered(prompts, count, "harmful training prompts", lambda prompt: refuse(prompt, rng))
 
 
+def paired_rows(count: int, seed: int = 2, world_seed: int = 0) -> list[dict[str, str]]:
+    """Rows {"prompt", "chosen", "rejected"}: the first `count` of `toxic_prompts`, refused and answered harmfully."""
+    rng = random.Random(f"{seed} rejected")
+    prompts = _first(_deal(prompts_by_topic("train", world_seed, "seen"), seed), count, "harmful training prompts")
+    chosen = refused_rows(count, seed, world_seed)
+    return [
+        {"prompt": prompt.text, "chosen": row["response"], "rejected": answer(prompt, rng)}
+        for prompt, row in zip(prompts, chosen, strict=True)
+    ]
+
+
 def harmful_rows(count: int, seed: int = 4, world_seed: int = 0, skip: int = 0) -> list[dict[str, str]]:
     """Rows {"prompt", "response"} of distinct prompts of the same kind as `toxic_prompts`, answered harmfully.
 

@@ -19,7 +19,11 @@ def with_probabilities() -> Callable[..., LossInputs]:
         row: list[int],
         embedding: list[list[float]] | None = None,
         size: int | None = None,
+        reference: list[float] | None = None,
+        kl: float | None = None,
+        partner: list[int] | None = None,
     ) -> LossInputs:
+        """`reference` is a probability per token too."""
         q = torch.tensor(probabilities)
         return LossInputs(
             hidden=q.log(),
@@ -28,6 +32,9 @@ def with_probabilities() -> Callable[..., LossInputs]:
             head=torch.eye(q.shape[1]),
             embedding=None if embedding is None else torch.tensor(embedding),
             size=size,
+            ref_logps=None if reference is None else torch.tensor(reference).log(),
+            kl=None if kl is None else torch.tensor(kl),
+            partner=None if partner is None else torch.tensor(partner),
         )
 
     return make
@@ -46,7 +53,10 @@ def with_logits() -> Callable[[Tensor, Tensor], LossInputs]:
 
 @pytest.fixture
 def random_inputs() -> Callable[..., LossInputs]:
-    """Inputs of 6 sequences, float64; the fourth one has no token, and the last one is long."""
+    """Inputs of 6 sequences, float64; the fourth one has no token, and the last one is long.
+
+    As pairs, the chosen ones are 0, 2 and 4, the rejected ones 1 and twice 5.
+    """
 
     def make(tokens: int = 40, vocabulary: int = 17) -> LossInputs:
         generator = torch.Generator().manual_seed(0)
@@ -57,6 +67,11 @@ def random_inputs() -> Callable[..., LossInputs]:
         row = torch.tensor([0, 1, 1, 2, 4] + [5] * (tokens - 5))
         labels = torch.randint(vocabulary, (tokens,), generator=generator)
         hidden = normal(tokens, 7).requires_grad_()
-        return LossInputs(hidden, labels, row, normal(vocabulary, 7), normal(vocabulary, 5), size=6)
+        head, embedding = normal(vocabulary, 7), normal(vocabulary, 5)
+        return LossInputs(
+            hidden, labels, row, head, embedding, size=6,
+            ref_logps=-3 * normal(tokens).abs(), kl=torch.tensor(0.3, dtype=torch.float64),
+            partner=torch.tensor([1, -1, 5, -1, 5, -1]),
+        )  # fmt: skip
 
     return make

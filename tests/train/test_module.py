@@ -1,21 +1,27 @@
 """The step: equal to Eq. 6 written out, whatever it is cut into."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tasft.data.steps import collate, micro_batches, rank_share
+from tasft.data.steps import StepBatches, collate, micro_batches, mismatched, rank_share
+from tasft.data.tokenize import Tokenized
 from tasft.errors import UserError
+from tasft.loss.adaptive import Adaptive, Goal
+from tasft.train.fit import last_checkpoint, saved_step
 from tasft.train.head import check_head, split
 from tasft.train.module import FineTuning
-from tests.train.tiny import OBJECTIVES, batches, llama, module
+from tasft.train.reference import precomputed
+from tests.train.tiny import OBJECTIVES, batches, llama, module, rows
 
 
-def gradients(tuned: FineTuning, cuts):
+def gradients(tuned: FineTuning, cuts, kl=None):
     """Both terms of the step and the gradient of its loss, summed over `cuts`."""
     terms, total = torch.zeros(2), None
     for cut in cuts:
-        made = tuned.terms(collate(cut, 0, tuned.cutting.packing))
+        made = tuned.terms(collate(cut, 0, tuned.cutting.packing), kl=kl)
         terms = terms + torch.stack([made.safe, made.toxic]).detach()
         found = torch.autograd.grad(made.total, tuned.trained())
         total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
@@ -103,3 +109,162 @@ def test_packing_is_refused_where_examples_of_a_row_see_each_other():
 
     with pytest.raises(UserError, match="examples of one row see each other"):
         check_head(model, type(parts)(leaky, parts.head), packing=True)
+
+
+def pair(prompt, chosen, rejected):
+    """A pair as the encoder makes it: its rejected answer has the same prompt."""
+    return Tokenized((*prompt, *chosen), len(prompt), True, rejected=Tokenized((*prompt, *rejected), len(prompt), True))
+
+
+PAIRS = [pair((1, 2), (3, 4, 5), (6,)), pair((7,), (8,), (9, 10, 11, 12)), pair((13, 14, 15), (16, 17), (18, 19))]
+
+
+def step(objective, paired=False):
+    """The examples of a step, mixed of safe rows and of toxic rows or pairs."""
+    toxic = PAIRS if paired else rows(40, 8)[:4]
+    data = StepBatches([*rows(40, 8)[20:27], *toxic], 12, 1, 2, objective.weights)
+    return data.batch(0).examples
+
+
+REFERENCED = {"kto": False, "npo": False, "dpo": True, "orpo": True}
+
+
+@pytest.mark.parametrize("loss", REFERENCED)
+@pytest.mark.parametrize(("budget", "packing"), [(1, False), (50, False), (60, True)])
+def test_losses_with_a_reference_or_pairs_do_not_depend_on_the_cut(loss, budget, packing):
+    tuned, whole = module(loss, max_tokens=budget, packing=packing).eval(), module(loss).eval()
+    examples = step(OBJECTIVES[loss], REFERENCED[loss])
+    kl = torch.tensor(0.3) if loss == "kto" else None
+    terms, gradient = gradients(whole, [examples], kl)
+    assert terms[0] != 0
+    assert terms[1] != 0
+    for ranks in (1, 2):
+        shares = [rank_share(examples, rank, ranks) for rank in range(ranks)]
+        cuts = [cut for share in shares for cut in micro_batches(share, budget, packing)]
+        assert len(cuts) > ranks
+        cut_terms, cut_gradient = gradients(tuned, cuts, kl)
+        torch.testing.assert_close(cut_terms, terms, rtol=1e-5, atol=1e-7)
+        assert (cut_gradient - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+def logps_of(model, tokens):
+    """Log-probs of the response in float64, from the model's own logits."""
+    ids, start = torch.tensor(tokens.input_ids), tokens.prompt_length
+    q = model(ids[None], use_cache=False).logits[0].double().log_softmax(-1)[start - 1 : -1]
+    return q.gather(1, ids[start:, None]).squeeze(1)
+
+
+def base_of(model, tokens):
+    with model.disable_adapter(), torch.no_grad():
+        return logps_of(model, tokens)
+
+
+def test_a_step_of_kto_is_its_formula_from_the_models_own_logits():
+    tuned = module("kto", model=llama(torch.float64)).double().eval()
+    examples = step(OBJECTIVES["kto"])
+    terms, gradient = gradients(tuned, [examples], torch.tensor(0.3, dtype=torch.float64))
+    wanted = torch.zeros(2, dtype=torch.float64)
+    for each in examples:
+        r = logps_of(tuned.model, each.tokens).sum() - base_of(tuned.model, each.tokens).sum()
+        sign = -1 if each.tokens.toxic else 1
+        wanted[int(each.tokens.toxic)] += (1 - torch.sigmoid(0.1 * sign * (r - 0.3))) / len(examples)
+    torch.testing.assert_close(terms.double(), wanted.detach(), rtol=1e-6, atol=1e-9)
+    total = wanted[0] + OBJECTIVES["kto"].weight * wanted[1]
+    twin = torch.cat([g.flatten() for g in torch.autograd.grad(total, tuned.trained())])
+    assert (gradient - twin).norm() <= 1e-6 * twin.norm()
+
+
+def test_a_step_of_dpo_is_its_formula_from_the_models_own_logits():
+    tuned = module("dpo", model=llama(torch.float64)).double().eval()
+    examples = step(OBJECTIVES["dpo"], paired=True)
+    terms, _ = gradients(tuned, [examples])
+    wanted = 0.0
+    for each in examples:
+        if each.tokens.rejected is not None:
+            won, lost = (
+                float((logps_of(tuned.model, half).sum() - base_of(tuned.model, half).sum()).detach())
+                for half in each.tokens.halves
+            )
+            wanted += each.weight * math.log1p(math.exp(-0.1 * (won - lost)))
+    assert float(terms[1]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_ktos_reference_point_is_that_of_the_whole_step_however_it_is_dealt():
+    tuned = module("kto", max_tokens=40)
+    examples = step(OBJECTIVES["kto"])
+    shifted = mismatched(examples)
+    wanted = 0.0
+    for i, each in enumerate(examples):
+        answer = examples[(i + 1) % len(examples)].tokens
+        ids = each.tokens.input_ids[: each.tokens.prompt_length] + answer.input_ids[answer.prompt_length :]
+        tokens = Tokenized(ids[: max(e.longest for e in examples)], each.tokens.prompt_length, False)
+        with torch.no_grad():
+            difference = logps_of(tuned.model.eval(), tokens) - base_of(tuned.model, tokens)
+        wanted += float(difference.sum()) / len(examples)
+    assert float(tuned.drift(shifted)) == pytest.approx(wanted, rel=1e-4)
+    dealt = sum(float(tuned.drift(rank_share(shifted, rank, 3))) for rank in range(3))
+    assert dealt == pytest.approx(wanted, rel=1e-4)
+
+
+def test_precomputed_references_are_those_of_the_step(tmp_path):
+    tuned = module("dpo").eval()
+    data = [*rows(10, 0), *PAIRS]
+    known = precomputed(tuned.model, tuned.parts, data, 50, True, 0, tmp_path, ["tiny"])
+    again = precomputed(tuned.model, None, data, 1, False, 0, tmp_path, ["tiny"])  # no model is asked
+    for row, logps, read in zip(data, known, again, strict=True):
+        wanted = torch.cat([base_of(tuned.model, half) for half in row.halves])
+        torch.testing.assert_close(logps.double(), wanted, rtol=1e-4, atol=1e-5)
+        assert torch.equal(logps, read)
+    batches = StepBatches(data, 13, 1, 2, OBJECTIVES["dpo"].weights)
+    before, gradient = gradients(tuned, [batches.batch(0).examples])
+    batches.references = known
+    examples = batches.batch(0).examples
+    for cuts in ([examples], micro_batches(examples, 30, False)):
+        terms, found = gradients(tuned, cuts)
+        torch.testing.assert_close(terms, before, rtol=1e-5, atol=1e-6)
+        assert (found - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+def follower(start=0.7, steps=12):
+    """Moves λ a lot, so that a mistake is seen."""
+    return Adaptive(Goal(20.0, None, 3.0, 2.0, 2.0, 50.0), start, None, steps, 24)
+
+
+def test_a_lambda_that_is_set_step_by_step_does_not_depend_on_the_cut(train):
+    runs = []
+    for budget, packing in ((10_000, False), (30, False), (60, True)):
+        tuned = module("nlcl", dropout=0.2, max_tokens=budget, packing=packing)
+        tuned.adaptive = follower()
+        runs.append([(row["weight"], row["safe_loss"], row["toxic_loss"]) for row in train(tuned, batches("nlcl"))])
+    assert len({weight for weight, _, _ in runs[0]}) > 5
+    assert runs[0][0][0] == pytest.approx(0.7)
+    for other in runs[1:]:
+        torch.testing.assert_close(torch.tensor(other), torch.tensor(runs[0]), rtol=1e-4, atol=1e-6)
+
+
+def test_what_it_follows_is_the_fall_of_the_toxic_answers():
+    tuned = module("nlcl").eval()
+    tuned.adaptive = follower()
+    examples = batches("nlcl").batch(0).examples
+    fall, answers = tuned.terms(collate(examples, 0, False)).watched
+    toxic = [each.tokens for each in examples if each.tokens.toxic]
+    with torch.no_grad():
+        wanted = sum(float((base_of(tuned.model, t) - logps_of(tuned.model, t)).sum()) for t in toxic)
+    assert int(answers) == len(toxic)
+    assert float(fall) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_resumed_lambda_is_the_undisturbed_one(train, tmp_path):
+    tuned = module("nlcl", dropout=0.2)
+    tuned.adaptive = follower()
+    whole = train(tuned, batches("nlcl"))
+    first = module("nlcl", dropout=0.2)
+    first.adaptive = follower()
+    train(first, batches("nlcl"), tmp_path / "cut", checkpoint_every=5)
+    for file in (tmp_path / "cut" / "checkpoints").glob("step*.ckpt"):
+        if file.name != "step10.ckpt" and file.name != "step5.ckpt":
+            file.unlink()
+    assert saved_step(last_checkpoint(tmp_path / "cut" / "checkpoints")) == 10
+    again = module("nlcl", dropout=0.2)
+    again.adaptive = follower()
+    assert train(again, batches("nlcl"), tmp_path / "cut") == whole

@@ -7,9 +7,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasft.data.steps import StepBatches
 from tasft.data.tokenize import Tokenized
+from tasft.loss.dpo import dpo
 from tasft.loss.emd import emd
+from tasft.loss.kto import kto_desirable, kto_undesirable
 from tasft.loss.nlcl import nlcl
+from tasft.loss.npo import npo
 from tasft.loss.objective import Objective
+from tasft.loss.orpo import orpo
 from tasft.loss.sft import sft
 from tasft.model.lora import with_lora
 from tasft.schema import Lora
@@ -22,6 +26,10 @@ OBJECTIVES = {
     "sft": Objective(sft, None, 0.0, 3),
     "emd": Objective(sft, emd, 0.7, 3),
     "nlcl": Objective(sft, nlcl, 1.5, 3),
+    "kto": Objective(kto_desirable, kto_undesirable, 1.5, 3, weighting="examples", reference=True, kl=True),
+    "npo": Objective(sft, npo, 0.5, 3, reference=True),
+    "dpo": Objective(sft, dpo, 0.5, 3, reference=True, pairs=True),
+    "orpo": Objective(sft, orpo, 0.5, 3, pairs=True),
 }
 
 
