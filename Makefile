@@ -14,7 +14,7 @@ install: .venv/installed  ## Make .venv with the tested versions
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("tasft needs Python 3.11 or newer; give one with PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tasks]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tasks,launchers,search,workspaces]'
 	@touch $@
 
 demo: install  ## The paper in small: SFT, harvest, EMD and NLCL at three counts, a table and figures (minutes)

@@ -249,9 +249,9 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(overrides, monkeypa
     files = ["benchmark=[i_malicious]", f"{local}=prompts.json", columns, "benchmark.i_malicious.size=1"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tasft.run", *files, *overrides.split()])
-    from tasft.run import run
+    from tasft.cell import run_cell
 
-    assert entry(run, "run") == 1
+    assert entry(run_cell, "run") == 1
     said = capfd.readouterr().err
     assert MISTAKES[overrides] in said
     assert "Traceback" not in said

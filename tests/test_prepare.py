@@ -375,11 +375,11 @@ LATE = {
 def test_what_used_to_be_noticed_late_is_noticed_first(override, project, monkeypatch, capfd):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(project))
-    from tasft.run import run
+    from tasft.cell import run_cell
 
     rest = [each for each in ALL if not (override == "benchmark=[]" and each.startswith("benchmark"))]
     monkeypatch.setattr(sys, "argv", ["tasft.run", *rest, *override.split()])
-    code, said = entry(run, "run"), capfd.readouterr().err
+    code, said = entry(run_cell, "run"), capfd.readouterr().err
     if LATE[override] is None:
         assert code == 0
         return
@@ -389,11 +389,11 @@ def test_what_used_to_be_noticed_late_is_noticed_first(override, project, monkey
 
 
 def test_a_mistake_in_a_grid_leaves_nothing_behind(project, monkeypatch, capfd):
-    from tasft.run import run
+    from tasft.cell import run_cell
 
     monkeypatch.setattr(sys, "argv", ["tasft.run", "-m", *ALL, "seed=-1,-2"])
     before = sorted(project.rglob("*"))
-    assert entry(run, "run") == 1
+    assert entry(run_cell, "run") == 1
     assert "seed=-1: it should be greater than or equal to 0" in capfd.readouterr().err
     assert sorted(project.rglob("*")) == before
 
@@ -426,10 +426,10 @@ def test_a_reference_computed_before_is_the_same_run(project):
 
 
 def test_auto_runs_plain_sft_and_says_each_steps_lambda(project, monkeypatch):
-    from tasft.run import run
+    from tasft.cell import run_cell
 
     monkeypatch.setattr(sys, "argv", ["tasft.run", *ALL[:-1], "loss.share=null", "loss.weight=auto", "epochs=3"])
-    assert entry(run, "run") == 0
+    assert entry(run_cell, "run") == 0
     (auto,) = (project / "outputs" / "model" / "emd" / "toxic3-weightauto").glob("seed0-*/FINISHED")
     weights = [json.loads(line)["weight"] for line in (auto.parent / "metrics.jsonl").read_text().splitlines()]
     assert len(set(weights)) > 2

@@ -1,0 +1,19 @@
+"""One cell of a grid, which is one run: all commands that fine-tune come through here."""
+
+from omegaconf import DictConfig
+
+from tasft.config import checked, plain_sft
+from tasft.result.store import RunDir
+
+
+def run_cell(cfg: DictConfig) -> RunDir:
+    """Fine-tune, answer and judge what `cfg` describes, as far as it is not there yet; the run's folder."""
+    config = checked(cfg)  # before torch is imported: a mistake answers at once
+    from tasft.execute import execute
+    from tasft.prepare import prepare
+
+    plain = None
+    if config.loss.weight == "auto" and config.auto.tolerance is not None:
+        # an ordinary run: one that is finished is not run again, one that another cell of a grid is at is waited for
+        plain = execute(prepare(plain_sft(cfg)), wait=True)
+    return execute(prepare(cfg), plain)
