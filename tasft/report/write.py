@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tasft.report.compare import NOTE, Comparison, compare
+from tasft.report.cost import Cost, cost_cells, costs
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
 from tasft.report.summary import Summary, summaries
@@ -21,7 +22,7 @@ NAMED = 5  # runs named in one line
 
 
 def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: str | None = None) -> None:
-    """Print the tables of the runs under `root`; write results.csv, table.md, comparisons.csv and the figures to `out`.
+    """Print the tables of the runs under `root`; write csv files, table.md and the figures to `out`.
 
     asked: pairs of settings to compare, by their names in the table; without any, each with plain SFT. harm: the judge
     of harm, where it has judged, instead of each run's first.
@@ -39,6 +40,10 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
         written.append(out / "comparisons.csv")
     else:
         (out / "comparisons.csv").unlink(missing_ok=True)  # of an earlier report on other runs
+    spent = costs(root, table.rows)
+    if any(each.hours is not None for each in spent):
+        write_atomically(out / "costs.csv", as_csv(spent, Cost))
+        written.append(out / "costs.csv")
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
     written += draw_curves(root, table, out)
 
@@ -54,6 +59,10 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
         if summary.scores:
             console.print(rich_further("mean scores", score_cells(summary)))
             console.print(Text(scores_note(summary), style="dim"))
+            console.print()
+        cost = cost_cells(summary, spent)
+        if cost:
+            console.print(rich_further("cost", cost))
             console.print()
         of_model = [each for each in comparisons if each.model == summary.model]
         if asked and of_model:

@@ -1,7 +1,8 @@
 """One run's folder: what lies where, written whole and readable after a crash.
 
     <output_root>/<model>/<loss>/toxic300-weight5.6/seed0-<hash>/
-      config.yaml  environment.json  metrics.jsonl  speed.jsonl  checkpoints/  adapter/  rejected.jsonl
+      config.yaml  environment.json  metrics.jsonl  speed.jsonl  cost.json  checkpoints/  adapter/  rejected.jsonl
+      log.txt                             what a run in a grid has said
       responses/<benchmark>@<step>.jsonl  scores/<benchmark>@<step>.<judge>.jsonl
       responses/<benchmark>@<step>.json   what decided those answers; .unfinished.jsonl while they are made
       harvest/                            of plain SFT: answers to toxic prompts, and what judges say of them
@@ -139,6 +140,16 @@ class RunDir:
         return self.path / "speed.jsonl"
 
     @property
+    def cost(self) -> Path:
+        """What the run has cost so far: numbers that do not repeat."""
+        return self.path / "cost.json"
+
+    @property
+    def log(self) -> Path:
+        """What a run in a grid has said."""
+        return self.path / "log.txt"
+
+    @property
     def rejected(self) -> Path:
         """Training rows that were left out, and why."""
         return self.path / "rejected.jsonl"
@@ -219,6 +230,13 @@ class RunDir:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, none where there is no file; UserError for a damaged one."""
         return [values for _, values in read_objects(self.metrics)] if self.metrics.exists() else []
+
+    def read_cost(self) -> dict[str, float]:
+        """What the run has cost so far: `*_seconds`, devices, gpu_hours; empty for a run of before that was noted."""
+        try:
+            return dict(json.loads(self.cost.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def truncate_metrics(self, after_step: int) -> None:
         """Drop the lines of both files past `after_step`, and a last line that a crash has cut short."""
