@@ -8,6 +8,7 @@ import numpy as np
 
 from tasft.errors import UserError
 from tasft.report.summary import Column, Setting, Summary, name_of, select
+from tasft.result.origin import PLAIN
 from tasft.result.paired import DRAWS, holm, mcnemar, paired_bootstrap
 from tasft.result.table import MEAN, Measurement, Table
 
@@ -81,16 +82,38 @@ def compare(
 
 
 def _against_sft(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
-    """Every other setting with plain SFT: the one without further differences, judged alike where there are several."""
-    plain = [each for each in settings if each.loss == "sft" and not _differs(each)]
-    if not plain:
-        alone = [each for each in settings if each.loss == "sft"]
-        plain = alone if len(alone) == 1 else []
+    """Every other setting with plain SFT: the one without further differences, judged alike where there are several.
+
+    A setting that tunes a tuned model again is compared with plain SFT that is tuned again in the same way.
+    """
     pairs = []
     for each in settings:
+        plain = _plain(each, settings)
         if plain and each not in plain:
             pairs.append((each, next((sft for sft in plain if _judges(sft) == _judges(each)), plain[0])))
     return pairs
+
+
+def _plain(setting: Setting, settings: Sequence[Setting]) -> list[Setting]:
+    """What plain SFT is for a setting."""
+    if _origin(setting):
+        return [
+            each for each in settings if f"from={PLAIN}" in _origin(each) and _way(each) == _way(setting)
+        ]
+    plain = [each for each in settings if each.loss == "sft" and not _differs(each)]
+    alone = [each for each in settings if each.loss == "sft"]
+    return plain or (alone if len(alone) == 1 else [])
+
+
+def _origin(setting: Setting) -> list[str]:
+    """What a setting goes on from: nothing where no tuned model is tuned again."""
+    return [word for word in setting.variant.split() if word.startswith(("from=", "from."))]
+
+
+def _way(setting: Setting) -> tuple[str, int, float | None, list[str]]:
+    """How a tuned model is tuned again."""
+    words = [word for word in _differs(setting) if word not in _origin(setting)]
+    return setting.loss, setting.toxic, setting.weight, words
 
 
 def _differs(setting: Setting) -> list[str]:

@@ -40,7 +40,7 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
     else:
         (out / "comparisons.csv").unlink(missing_ok=True)  # of an earlier report on other runs
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
-    written += draw_curves(root, table, out)
+    drawn += draw_curves(root, table, out)
 
     # Printed last, so that the files are there even where the reader of a pipe has gone.
     console = Console(highlight=False)
@@ -69,7 +69,7 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
 def _draw(summary: Summary, out: Path, several: bool) -> list[tuple[Path, str]]:
     """Draw both figures of a model; each path with why it is missing, "" where it is not."""
     word = "harm" if summary.harm_judged else "refusals"
-    suffix = f".{summary.model}" if several else ""
+    suffix = f".{summary.model.replace(' ', '-')}" if several else ""
     drawings = {
         f"{word}-by-toxic{suffix}.png": draw_harm_against_toxic,
         f"{word}-by-over-refusal{suffix}.png": draw_harm_against_over_refusal,
