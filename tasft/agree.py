@@ -287,7 +287,9 @@ def _sections(config: RunConfig, labelled: Labelled, lines: Sequence[Agreed], co
         for line in lines
     ]
     notes = [
-        "low to high: 95 % intervals, Wilson's for agreement, else percentiles over seeded bootstrap draws of answers."
+        "low to high: 95 % intervals: Wilson's for agreement, Newcombe's (2006, method 5) for AUROC, else percentiles"
+        " over seeded bootstrap draws of answers; of a kappa of 1, from Wilson's for 0 of n that differ. A value alone:"
+        " the answers do not tell how sure it is."
     ]
     if any(line.compared.endswith(OTHER) for line in lines):
         notes.append(f"{OTHER}: what judge or people have no word for.")

@@ -98,8 +98,8 @@ def scores_note(summary: Summary) -> str:
     """What the cells of the scores mean, and over how many answers they are."""
     return (
         "Means over the scored answers, each in its judge's own unit. low to high: 95 % t interval over the prompts of"
-        " one run, s.e.: standard error. ±: sample standard deviation over the seeds whose mean is shown. Scored"
-        f" answers a run (n): {_sizes(summary, summary.scores)}."
+        " one run, s.e.: standard error; scores that are all equal tell of neither. ±: sample standard deviation over the"
+        f" seeds whose mean is shown. Scored answers a run (n): {_sizes(summary, summary.scores)}."
     )
 
 
@@ -132,9 +132,12 @@ def _difference(comparison: Comparison | None) -> str:
     if comparison is None:
         return MISSING
     scale, digits = (1, ".3g") if comparison.metric == MEAN else (100, ".1f")
-    value, low, high = (scale * each for each in (comparison.difference, comparison.low, comparison.high))
+    if comparison.low is None or comparison.high is None:
+        interval = "no interval"
+    else:
+        interval = f"{scale * comparison.low:{digits}} to {scale * comparison.high:{digits}}"
     p = "p < .001" if comparison.p_holm < 0.001 else f"p = {comparison.p_holm:.3f}".replace("0.", ".")
-    return f"{value:+{digits}} [{low:{digits}} to {high:{digits}}], {p}"
+    return f"{scale * comparison.difference:+{digits}} [{interval}], {p}"
 
 
 def _sizes(summary: Summary, columns: Sequence[Column]) -> str:

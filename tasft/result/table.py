@@ -380,7 +380,7 @@ def _of_tasks(run: _Run) -> list[_Measured]:
             result = json.loads(file.read_text(encoding="utf-8"))
             for metric, made in result["metrics"].items():
                 value, stderr = made["value"], made["stderr"]
-                ends = (None, None) if stderr is None else (value - 1.96 * stderr, value + 1.96 * stderr)
+                ends = (None, None) if not stderr else (value - 1.96 * stderr, value + 1.96 * stderr)
                 right = value * result["n"]
                 if metric.startswith("acc") and abs(right - round(right)) < 1e-6:
                     ends = wilson(round(right), result["n"])

@@ -130,7 +130,7 @@ def test_the_joint_outcome_of_all_judges_but_those_that_stay_out(tmp_path):
     assert table.values(joint["harmful"]) == {"t1/0": 0.0, "t1/1": 1.0, "t1/2": None, "t1/3": 0.0}
     # shares between 0 and 1 have a mean beside the rates
     graded = one(table.rows, judge="qwen3guard", metric="mean score")
-    assert (graded.value, graded.low, graded.high, graded.n, graded.unscored) == (0.25, 0.25, 0.25, 3, 1)
+    assert (graded.value, graded.low, graded.high, graded.n, graded.unscored) == (0.25, None, None, 3, 1)
 
 
 def test_pooled_values_are_those_of_the_benchmarks_that_every_run_has(tmp_path):
