@@ -10,7 +10,7 @@ from tasft.errors import UserError
 from tasft.report.summary import Column, Setting, Summary, name_of, select
 from tasft.result.origin import PLAIN
 from tasft.result.paired import DRAWS, holm, mcnemar, paired_bootstrap, tango
-from tasft.result.table import MEAN, Measurement, Table
+from tasft.result.table import MEAN, TASK, Measurement, Table
 
 MCNEMAR, BOOTSTRAP, TANGO = "McNemar, exact", "paired bootstrap", "Tango, score"
 NOTE = (
@@ -70,7 +70,8 @@ def compare(
         pairs = _asked(asked, summary) if asked else _against_sft(settings)
         if not asked and not pairs and len(settings) > 1:
             notes.append(f"{summary.model}: no plain SFT, or several, to compare with: --compare takes any two.")
-        columns = list({(c.judge, c.metric, c.benchmark): c for c in [*summary.columns, *summary.scores]}.values())
+        kept = [c for c in [*summary.columns, *summary.scores] if c.kind != TASK]  # of tasks no single answers are kept
+        columns = list({(c.judge, c.metric, c.benchmark): c for c in kept}.values())
         for column in columns:
             of_column = [_compared(table, summary, column, *pair) for pair in pairs]
             notes += [each for each in of_column if isinstance(each, str)]

@@ -56,7 +56,7 @@ def tango(only_first: int, only_second: int, n: int) -> tuple[float, float]:
     def excess(x: float) -> float:
         # the likeliest share of the second alone, if the difference were x: a root of 2n q^2 + linear q + constant
         linear, constant = (2 * n - b + c) * x - b - c, -c * x * (1 - x)
-        share = ((linear**2 - 8 * n * constant) ** 0.5 - linear) / (4 * n)
+        share = (max(0.0, linear**2 - 8 * n * constant) ** 0.5 - linear) / (4 * n)  # a double root may round below 0
         return (b - c - n * x) ** 2 - Z**2 * n * (2 * share + x * (1 - x))
 
     return score_interval(excess, (b - c) / n, -1.0, 1.0)

@@ -66,6 +66,15 @@ def test_tango_s_interval_by_hand():
         tango(3, 2, 4)
 
 
+def test_tango_s_interval_of_any_counts():
+    for n in (1, 2, 7, 20, 600):
+        counts = [0, 1, n // 2, n - 1, n]
+        for b, c in {(b, c) for b in counts for c in counts if 0 <= b and 0 <= c and b + c <= n}:
+            low, high = tango(b, c, n)
+            assert -1 <= low <= (b - c) / n <= high <= 1 and high - low > 1 / (n + 4)
+            assert tango(c, b, n) == pytest.approx((-high, -low), abs=1e-9)
+
+
 def test_tango_s_interval_covers_as_often_as_it_says():
     rng, n, shares = np.random.default_rng(4), 60, (0.02, 0.06, 0.92)  # difference -0.04
     drawn = rng.multinomial(n, shares, 2000)
