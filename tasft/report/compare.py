@@ -101,9 +101,7 @@ def _against_sft(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
 def _plain(setting: Setting, settings: Sequence[Setting]) -> list[Setting]:
     """What plain SFT is for a setting."""
     if _origin(setting):
-        return [
-            each for each in settings if f"from={PLAIN}" in _origin(each) and _way(each) == _way(setting)
-        ]
+        return [each for each in settings if f"from={PLAIN}" in _origin(each) and _way(each) == _way(setting)]
     plain = [each for each in settings if each.loss == "sft" and not _differs(each)]
     alone = [each for each in settings if each.loss == "sft"]
     return plain or (alone if len(alone) == 1 else [])

@@ -98,8 +98,8 @@ def scores_note(summary: Summary) -> str:
     """What the cells of the scores mean, and over how many answers they are."""
     return (
         "Means over the scored answers, each in its judge's own unit. low to high: 95 % t interval over the prompts of"
-        " one run, s.e.: standard error; scores that are all equal tell of neither. ±: sample standard deviation over the"
-        f" seeds whose mean is shown. Scored answers a run (n): {_sizes(summary, summary.scores)}."
+        " one run, s.e.: standard error; scores that are all equal tell of neither. ±: sample standard deviation over"
+        f" the seeds whose mean is shown. Scored answers a run (n): {_sizes(summary, summary.scores)}."
     )
 
 

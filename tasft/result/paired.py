@@ -1,4 +1,4 @@
-"""Two settings on the same prompts: McNemar's exact test and Tango's interval, or a bootstrap over prompts and seeds."""
+"""Two settings on the same prompts: McNemar's test and Tango's interval, or a bootstrap over prompts and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

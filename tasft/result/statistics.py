@@ -24,9 +24,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def score_interval(
-    excess: Callable[[float], float], value: float, least: float, most: float
-) -> tuple[float, float]:
+def score_interval(excess: Callable[[float], float], value: float, least: float, most: float) -> tuple[float, float]:
     """The ends of a 95 % score interval around `value`: where `excess` becomes 0, between `least` and `most`.
 
     excess(x) is the squared distance of the estimate from x, less Z squared times its variance if x were true: below 0

@@ -35,7 +35,10 @@ _SAID_ELSEWHERE = (
     *("data.name", "data.toxic_prompts"),
     *("contrastive", "inspect", "auto", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
 )
-_SAID_OF_ORIGINS = (*(key for key in _SAID_ELSEWHERE if key != "loss.weight"), "evaluate")  # of a run that is gone on from
+_SAID_OF_ORIGINS = (
+    *(key for key in _SAID_ELSEWHERE if key != "loss.weight"),
+    "evaluate",
+)  # of a run that is gone on from
 
 
 @dataclass(frozen=True)
@@ -257,9 +260,7 @@ def _variants(runs: list[_Run]) -> dict[str, str]:
         }
         for apart in (_with_digest, _with_folder):  # one seed twice is no second seed
             times = Counter((told[run.name], run.get("seed")) for run in cell)
-            told |= {
-                run.name: apart(run, told[run.name]) for run in cell if times[told[run.name], run.get("seed")] > 1
-            }
+            told |= {run.name: apart(run, told[run.name]) for run in cell if times[told[run.name], run.get("seed")] > 1}
         variants |= told
     return variants
 
