@@ -69,7 +69,7 @@ def export(
     order = sorted(rows)  # by digest, so that equal arguments give equal sheets
     random.Random(seed).shuffle(order)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare carriage return ends a row, too
     writer.writerow(["id", "prompt", "response", f"{LABEL}: {' | '.join(labels)}"])
     writer.writerows([digest, *map(_as_text, rows[digest][:2]), ""] for digest in order)
     key: dict[str, Any] = {"outputs": str(root.absolute()), "labels": list(labels), "ids": {}}

@@ -1,18 +1,23 @@
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tasft.report import main
-from tasft.report.summary import short_names
+from tasft.report.summary import short_names, summaries
+from tasft.report.text import rich_tables
 from tasft.result.rows import ScoreRow
 from tasft.result.store import RunDir, run_path
+from tasft.result.table import read_table
 
 CONF = Path(__file__).parents[1] / "conf"
 KINDS = {
@@ -475,3 +480,23 @@ def test_tasks_stand_beside_and_are_not_compared(tmp_path):
     assert main([str(tmp_path)]) == 0
     assert "lm-eval<br>boolq acc" in (tmp_path / "report/table.md").read_text()
     assert not [row for row in read_csv(tmp_path / "report/comparisons.csv") if row["benchmark"] == "boolq"]
+
+
+@pytest.mark.parametrize("width", [200, 140, 100])
+def test_the_table_fits_its_terminal_and_says_what_is_left_out(tmp_path, width):
+    make_tree(tmp_path)
+    (summary,) = summaries(read_table(tmp_path).rows)
+    summary.lines[0] = replace(summary.lines[0], setting=replace(summary.lines[0].setting, variant="x" * 40 + " y=1"))
+    blocks, left_out = rich_tables(summary, width)
+    console = Console(width=width, record=True, file=io.StringIO())
+    for block in blocks:
+        console.print(block)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text and text.count("scored \n") == len(blocks)
+    headers = [str(column.header).split("\n") for block in blocks for column in block.columns]
+    shown = {tuple(header) for header in headers if header[0] in ("harmful", "helpful")}
+    everything = {("harmful", "seen"), ("harmful", "topic"), ("harmful", "all", "toxic"), ("helpful", "safe")}
+    assert (len(blocks) > 1) == (width == 100)
+    assert shown == (everything if width == 200 else everything - {("harmful", "seen"), ("harmful", "topic")})
+    assert bool(left_out) == (width < 200)

@@ -11,7 +11,7 @@ from tasft.report.compare import NOTE, Comparison, compare
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
 from tasft.report.summary import Summary, summaries
-from tasft.report.text import comparison_lines, markdown, rich_further, rich_table, score_cells, scores_note
+from tasft.report.text import comparison_lines, markdown, rich_further, rich_tables, score_cells, scores_note
 from tasft.result.rows import write_atomically
 from tasft.result.store import check_writable
 from tasft.result.table import Table, as_csv, read_table
@@ -47,8 +47,10 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
     for summary in tables:
-        console.print(rich_table(summary) if summary.columns else Text(summary.model, style="bold"))
-        for note in summary.notes:
+        blocks, narrow = rich_tables(summary, console.width)
+        for block in blocks if summary.columns else [Text(summary.model, style="bold")]:
+            console.print(block)
+        for note in [narrow, *summary.notes] if narrow else summary.notes:
             console.print(Text(note, style="dim"))
         console.print()
         if summary.scores:
