@@ -248,7 +248,7 @@ def _variants(runs: list[_Run]) -> dict[str, str]:
     cells: dict[Any, list[_Run]] = defaultdict(list)
     for run in runs:
         cells[run.cell, run.mixed].append(run)
-    variants = {}
+    variants: dict[str, str] = {}
     for cell in cells.values():
         origins = _origins(cell, runs)
         leaves = {run.name: _deciding(run.config, _SAID_ELSEWHERE) | origins[run.name] for run in cell}
