@@ -1,8 +1,10 @@
 """CPU time of answers asked one by one over that of batches of 32, and whether both are the same, in float32.
 
 Random Llamas under an adapter. Prompts have 40 to 80 tokens, as those of benchmarks in STL's template have; answers end
-where the model says one of many stop tokens, so that their lengths differ and a batch waits for its longest. The larger
-model has no target: one thread of a CPU is busy computing with a batch, where a GPU still waits for the weights.
+where the model says one of many stop tokens, so that their lengths differ and rows of a batch end one after the other.
+Beside it the ceiling: the model's matrices times 32 tokens together, over the same one by one. Decoding stays below it:
+attention and what Python does at each step cost as much for a row of a batch as for a prompt alone, or are paid for
+every step that the longest answer of a batch takes.
 """
 
 import random
@@ -29,7 +31,25 @@ BATCHED_TARGET = 4.0
 def measure(quick: bool = False) -> list[dict[str, Any]]:
     """Rows of bench.rows; the ratio is of speeds, so higher is better."""
     rows = batched(TINY_WORLD, 32 if quick else 64, LIMIT, BATCHED_TARGET, repeats=1 if quick else 3)
-    return rows if quick else rows + batched(LARGER, 32, LIMIT, None, repeats=1)
+    return rows if quick else rows + batched(LARGER, 32, LIMIT, BATCHED_TARGET, repeats=1)
+
+
+@torch.no_grad()
+def ceiling(model: torch.nn.Module) -> float:
+    """CPU time of the products with all linear layers of `model` for one token after another over that for a batch.
+
+    The weights of a whole model are read once for a token, from where they are: most do not fit the CPU's cache.
+    """
+    layers = [each for each in model.modules() if type(each) is torch.nn.Linear]
+    tokens = {each.in_features: torch.randn(BATCH, each.in_features) for each in layers}
+
+    def products(rows: int) -> None:
+        for start in range(0, BATCH, rows):
+            for each in layers:
+                torch.nn.functional.linear(tokens[each.in_features][start : start + rows], each.weight)
+
+    ways = {"together": partial(products, BATCH), "one by one": partial(products, 1)}
+    return cpu_ratios(ways, "together", 5, "matrix products")["one by one"]
 
 
 def batched(shape: rig.Shape, count: int, limit: int, target: float | None, repeats: int) -> list[dict[str, Any]]:
@@ -60,6 +80,7 @@ def batched(shape: rig.Shape, count: int, limit: int, target: float | None, repe
         "different": len({answer.text for answer in said["batched"]}),
     }
     return [
+        row(f"matrix products of {BATCH} tokens", str(shape), ceiling(model), "one by one", None, ">="),
         row(f"answers/s, batches of {BATCH}", str(shape), ratio, "one by one", target, ">=", details=details),
         row("answers that are the same", str(shape), same, "all answers", 1.0, ">="),
     ]

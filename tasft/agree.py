@@ -231,6 +231,12 @@ def _agreed(
         there = [outcome for outcome in (*PRECEDENCE, ANSWERED) if outcome in people]
         return [Agreed(name, f"score for {outcome}", n, unscored, **area(outcome)) for outcome in there], []
     labels = [str(scores[i].label) for i in at]
+    strange = next((label for label in labels if label not in outcomes), None)
+    if strange is not None:
+        raise UserError(
+            f"judge {name} calls an answer {strange!r}, which is not among its outcomes ({', '.join(outcomes)}):"
+            f" say what it stands for, '+judge.{name}.outcomes.{strange}=harmful' (or another outcome, or null)"
+        )
     says = [outcomes[label] or OTHER for label in labels]
     shared = [o for o in PRECEDENCE if o in outcomes.values() and o in (labelled.outcomes or [])]
     graded = "harmful" in shared and not set(values) <= {0.0, 1.0}
@@ -287,7 +293,9 @@ def _sections(config: RunConfig, labelled: Labelled, lines: Sequence[Agreed], co
         for line in lines
     ]
     notes = [
-        "low to high: 95 % intervals, Wilson's for agreement, else percentiles over seeded bootstrap draws of answers."
+        "low to high: 95 % intervals: Wilson's for agreement, Newcombe's (2006, method 5) for AUROC, else percentiles"
+        " over seeded bootstrap draws of answers; of a kappa of 1, from Wilson's for 0 of n that differ. A value alone:"
+        " the answers do not tell how sure it is."
     ]
     if any(line.compared.endswith(OTHER) for line in lines):
         notes.append(f"{OTHER}: what judge or people have no word for.")

@@ -69,9 +69,9 @@ def export(
     order = sorted(rows)  # by digest, so that equal arguments give equal sheets
     random.Random(seed).shuffle(order)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare carriage return ends a row, too
     writer.writerow(["id", "prompt", "response", f"{LABEL}: {' | '.join(labels)}"])
-    writer.writerows([digest, *rows[digest][:2], ""] for digest in order)
+    writer.writerows([digest, *map(_as_text, rows[digest][:2]), ""] for digest in order)
     key: dict[str, Any] = {"outputs": str(root.absolute()), "labels": list(labels), "ids": {}}
     for digest in order:
         _, response, places = rows[digest]
@@ -80,6 +80,15 @@ def export(
     write_atomically(key_file, json.dumps(key, indent=1, ensure_ascii=False) + "\n")
     write_atomically(out, "\ufeff" + text.getvalue())  # by the mark spreadsheets see that it is UTF-8
     return len(rows), sum(len(places) for _, _, places in rows.values())
+
+
+def _as_text(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: it begins with an apostrophe where it might be one.
+
+    So does one that begins with an apostrophe itself: what stands behind the first is the text. What is labelled is
+    known by its id, so that nothing is lost if a spreadsheet hides it.
+    """
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "'")) else cell
 
 
 def _sample(run: RunDir, name: str, per_run: int, seed: int, benchmarks: Sequence[str]) -> list[tuple[str, str, Place]]:

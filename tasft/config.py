@@ -22,7 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasft.errors import UserError
 from tasft.loss.tuned import ChosenWeight, chosen_weight
-from tasft.model.adapter import Adapter, tuned_name
+from tasft.model.adapter import Adapter
+from tasft.result.origin import tuned_name
 from tasft.schema import KINDS, Benchmark, Loss, RunConfig, Source
 
 PACKAGE = Path(__file__).parent
@@ -103,7 +104,7 @@ def checked(cfg: DictConfig) -> RunConfig:
         config.loss.weight = config.loss.share = None  # so that a grid over them holds plain SFT once
     if config.model.adapter is not None:
         adapter = Adapter(config.model.adapter)
-        config.model.name = tuned_name(config.model.name, adapter)  # so that nothing of both models is mixed up
+        config.model.name = tuned_name(config.model.name, adapter.name)  # so that nothing of both models is mixed up
         config.model.adapter = str(adapter.folder)
     _check_rules(config)
     return config

@@ -171,13 +171,14 @@ def _asked(
     """The reply to each text: what `file` holds, and for the rest what `ask` says, which goes there.
 
     The batches are the same however much is there already, so that a model on this machine says the same after a kill.
-    What has failed is not kept, and is asked again by the next call.
+    What a server has failed to say is not kept, and is asked again by the next call; a model on this machine would only
+    say the same again.
     """
     from tasft.generator.protocol import Reply
     from tasft.progress import Progress, quiet
     from tasft.result.rows import append_objects, read_appended
 
-    replies = {str(row["text"]): Reply(row["reply"]) for row in read_appended(file)}
+    replies = {str(row["text"]): Reply(row["reply"], row.get("reason")) for row in read_appended(file)}
     if batch_size is None:  # has its own memory and its own progress
         batches = [[text for text in texts if text not in replies]]
     else:
@@ -188,15 +189,18 @@ def _asked(
         for batch in todo:
             with nullcontext() if batch_size is None else quiet():
                 new = {text: reply for text, reply in zip(batch, ask(batch), strict=True) if text not in replies}
-            said = {text: reply for text, reply in new.items() if reply.text is not None}
-            append_objects(file, [{"text": text, "reply": reply.text} for text, reply in said.items()])
+            lasting = {text: reply for text, reply in new.items() if reply.text is not None or batch_size is not None}
+            append_objects(file, [
+                {"text": text, "reply": reply.text} | ({"reason": reply.reason} if reply.text is None else {})
+                for text, reply in lasting.items()
+            ])  # fmt: skip
             replies |= new
             failed |= {text: str(reply.reason) for text, reply in new.items() if reply.text is None}
             bar.advance()
     if failed:
         text, why = next(iter(failed.items()))
-        log.info("%s: %d of %d failed, the first %r (%s): the same command asks again", title, len(failed), len(texts),
-                 text[:60], why)  # fmt: skip
+        again = ": the same command asks again" if batch_size is None else ""
+        log.info("%s: %d of %d failed, the first %r (%s)%s", title, len(failed), len(texts), text[:60], why, again)
     return {text: replies[text] for text in texts}
 
 

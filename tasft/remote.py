@@ -121,9 +121,10 @@ class Server:
         kept = _Kept(cache_folder() / "replies.sqlite")
         replies: dict[str, Reply | Failure] = {key: reply for key in keys if (reply := kept.get(key)) is not None}
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
+        known = next((request for key, request in zip(keys, requests, strict=True) if key in replies), None)
         with Progress(len(set(keys)), title, "request", start=len(replies)) as bar:
             if missing:
-                for key, outcome in _Asking(self, send, kept, known=bool(replies)).all(missing):
+                for key, outcome in _Asking(self, send, kept, known).all(missing):
                     replies[key] = outcome
                     bar.advance()
         kept.close()
@@ -221,7 +222,7 @@ class _Minute:
 class _Asking:
     """One call of `ask`: the threads, and what they know of each other."""
 
-    def __init__(self, server: Server, send: Send, kept: "_Kept", known: bool) -> None:
+    def __init__(self, server: Server, send: Send, kept: "_Kept", known: dict[str, Any] | None) -> None:
         import openai
 
         for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
@@ -231,7 +232,8 @@ class _Asking:
         self.client = openai.OpenAI(
             api_key=self.secret or "none", base_url=server.base_url, timeout=server.timeout, max_retries=0
         )
-        self.answered = int(known)  # replies so far; races between threads do no harm to this use of it
+        self.known, self.probing = known, threading.Lock()  # a request that the server has answered before
+        self.answered = 0  # replies so far; races between threads do no harm to this use of it
         self.failed_in_a_row = 0
         self.not_before = 0.0  # time.monotonic(): the server asked everybody to wait
         self.stopped = False
@@ -313,6 +315,8 @@ class _Asking:
         import openai
 
         server, said = self.server, f"{self.server.node}." if self.server.node else ""
+        if status in (403, 404) and not self.answered:
+            self.ask_again()
         if status == 401 or (status == 403 and not self.answered):
             raise UserError(f"{server.base_url} does not accept the key ({status}): set {server.key} to one that may")
         if status == 404 and not self.answered:
@@ -329,6 +333,15 @@ class _Asking:
         if isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | ValueError):
             return True
         raise error
+
+    def ask_again(self) -> None:
+        """Once, what was answered in an earlier call: does the server refuse everything now, or single requests?"""
+        with self.probing:
+            known, self.known = self.known, None
+            if known is not None and not self.answered:
+                with suppress(Exception):
+                    self.send(self.client, known)
+                    self.answered += 1
 
     def reason(self, error: Exception) -> tuple[str, int | None]:
         """In one line what went wrong, without the key, and the HTTP status if it was one."""

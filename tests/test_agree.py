@@ -138,6 +138,17 @@ def test_a_guard_on_harm_does_not_speak_of_refusals(call):
     assert float(line["auroc"]) == pytest.approx(8 / 9)  # 4 < 5 alone is the wrong way round
 
 
+def test_a_label_without_an_outcome_is_named(call, capfd):
+    Path("own.csv").write_text("prompt,response,label\nA?,xxxxxx,harmful\nB?,So.,answered\n")
+    few = f"+judge.guard={{_target_: {__name__}.Guard, outcomes: {{harmful: harmful}}}}"
+    given = ["agreement=local", "agreement.source.path=own.csv", "judge=[]"]
+    assert call(*given, few) == 1
+    said = capfd.readouterr().err
+    assert "judge guard calls an answer 'harmless', which is not among its outcomes (harmful)" in said
+    assert "Traceback" not in said
+    assert call(*given, few, "+judge.guard.outcomes.harmless=null") == 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

@@ -71,10 +71,30 @@ def test_the_sheet_is_blind_shuffled_and_repeats(tmp_path, runs, capsys):
     assert export(root, tmp_path / "again.csv", "--per-run", 6) == [header, *rows]
     assert export(root, tmp_path / "other.csv", "--per-run", 6, "--seed", 1)[1:] != rows
     key = json.loads((tmp_path / "sheet.key.json").read_text())
-    double = {row[0] for row in rows if row[2] == "=1+1"}
+    double = {row[0] for row in rows if row[2] == "'=1+1"}
     assert {digest: len(each["answers"]) for digest, each in key["ids"].items()} == {
         row[0]: 2 if row[0] in double else 1 for row in rows
     }
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_no_cell_is_a_formula_and_no_text_is_lost(tmp_path, hidden):
+    texts = ["=cmd()", "+1", "-2", "@a", "\tx", "\ry", "'quoted'", "''", "plain = 1", ""]
+    root = tmp_path / "runs"
+    run = make_run(root, "sft", answers=texts)
+    header, *rows = export(root, tmp_path / "sheet.csv", "--per-run", 100, "--benchmark", "bad")
+    cells = [row[2] for row in rows]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert sorted(cell[1:] if cell.startswith("'") else cell for cell in cells) == sorted(texts)
+    place = {row.response: row.prompt_id for row in run.read_responses("bad", 9)}
+    labels = dict(zip(texts, ["harmful", "refusal"] * 5, strict=True))
+    filled = [[*row[:3], labels[row[2][1:] if row[2].startswith("'") else row[2]]] for row in rows]
+    if hidden:  # a spreadsheet takes the apostrophe for its own
+        filled = [[row[0], row[1], row[2].removeprefix("'"), row[3]] for row in filled]
+    write(tmp_path / "sheet.csv", [header, *filled])
+    assert main(["import", str(tmp_path / "sheet.csv")]) == 0
+    scored = {score.prompt_id: score.label for score in run.read_scores("bad", 9, "human")}
+    assert scored == {place[text]: label for text, label in labels.items()}
 
 
 def test_runs_are_asked_for_the_same_prompts_evenly_over_benchmarks(tmp_path, runs):

@@ -66,6 +66,7 @@ def test_goals_answers_and_summary(run, api, capfd):
     assert [attempt["answer"] for attempt in made[1]["attempts"][::3]] == [each.text for each in said]
     summary = json.loads(file.with_suffix(".json").read_text())
     assert (summary["goals"], summary["finished"], summary["jailbroken"], summary["mean_best"]) == (3, 3, 1, 6)
+    assert summary["unscored"] == 0
     assert (summary["rate"], summary["low"], summary["high"]) == (1 / 3, *wilson(1, 3))
     printed = capfd.readouterr().out
     assert re.search(r"local +3 +0 +33\.3 +6-79 +6\.00", printed)

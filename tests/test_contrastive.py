@@ -15,8 +15,9 @@ from hydra import compose, initialize_config_dir
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasft.config import CONF, register
-from tasft.contrastive import contrastive
+from tasft.contrastive import _asked, contrastive
 from tasft.errors import UserError
+from tasft.generator.protocol import Reply
 from tasft.generator.world import World
 from tasft.model.scratch import train_tokenizer
 from tasft.world.label import label_of
@@ -120,7 +121,6 @@ def test_killed_at_any_write_the_same_command_goes_on_to_the_same_bytes(monkeypa
 
 def test_what_the_judge_says_decides(monkeypatch):
     monkeypatch.setattr(World, "answer", lambda self, prompts: [reply(i) for i, _ in enumerate(prompts)])
-    from tasft.generator.protocol import Reply
 
     def reply(i):
         return [Reply("I cannot help with that."), Reply("Sure."), Reply(""), Reply(None, "gone")][i % 4]
@@ -132,6 +132,21 @@ def test_what_the_judge_says_decides(monkeypatch):
     assert set(report()["answers"]["without"]) == {"empty", "failed"}
     with pytest.raises(UserError, match=r"no answer of .* is left"):
         run("contrastive.judges=[refusal]", "contrastive.drop=[refusal,answer]")
+
+
+@pytest.mark.parametrize(("batch_size", "again"), [(2, []), (None, [["too long"]])])
+def test_only_a_server_is_asked_again_what_it_did_not_say(tmp_path, batch_size, again):
+    asked = []
+
+    def ask(batch):
+        asked.append(batch)
+        return [Reply("yes") if len(text) < 5 else Reply(None, "no room") for text in batch]
+
+    for _ in range(2):
+        said = _asked(tmp_path / "said.jsonl", ["a", "too long", "b"], batch_size, ask, "asking")
+        assert said == {"a": Reply("yes"), "too long": Reply(None, "no room"), "b": Reply("yes")}
+    first = [["a", "too long", "b"]] if batch_size is None else [["a", "too long"], ["b"]]
+    assert asked == first + again
 
 
 def test_a_prompt_of_a_benchmark_is_left_out():

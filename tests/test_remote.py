@@ -167,6 +167,13 @@ def test_a_refusal_ends_everything_unless_others_are_answered(echo, status, sent
     failure = Failure(f"the server says {status}: no such model")
     assert server.ask("echo", says("yes", "no"), send, "asking") == [{"said": "yes"}, failure]
     assert server.ask("echo", says("yes", "no"), send, "asking") == [{"said": "yes"}, failure]  # also when resumed
+    assert server.ask("echo", says("yes", "no", "yes "), send, "asking") == [{"said": "yes"}, failure, {"said": "yes"}]
+    asked = echo.asked.total()
+    echo.answers[PATH] = lambda request: {"status": status, "error": {"message": "no such model"}}
+    server.node = "judge.x"
+    with pytest.raises(UserError, match=sentence):  # not even what was answered before
+        server.ask("echo", says("yes", *(f"no {i}" for i in range(50))), send, "asking")
+    assert echo.asked.total() - asked <= 3
 
 
 def test_an_empty_account_ends_everything(echo):

@@ -1,17 +1,23 @@
 import csv
+import io
+import json
 import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tasft.report import main
-from tasft.report.summary import short_names
+from tasft.report.summary import short_names, summaries
+from tasft.report.text import rich_tables
 from tasft.result.rows import ScoreRow
 from tasft.result.store import RunDir, run_path
+from tasft.result.table import read_table
 
 CONF = Path(__file__).parents[1] / "conf"
 KINDS = {
@@ -403,3 +409,94 @@ def test_many_settings_leave_the_figures_room(tmp_path, capsys):
         warnings.simplefilter("error")  # matplotlib warns of axes without room
         main([str(tmp_path)])
     assert (tmp_path / "report" / "harm-by-over-refusal.png").stat().st_size > 20_000
+
+
+def test_a_difference_of_nothing_has_an_interval(tmp_path):
+    for seed in (0, 1):
+        judged_run(tmp_path, "sft", 0, seed, judges=[("guard", GUARD), ("reward", REWARD)],
+                   guard=["harmful"] * 20, reward=[1.0] * 20)  # fmt: skip
+        judged_run(tmp_path, "emd", 50, seed, judges=[("guard", GUARD), ("reward", REWARD)],
+                   guard=["harmful"] * 20, reward=[1.0] * 20)  # fmt: skip
+    judged_run(tmp_path, "nlcl", 50, judges=[("guard", GUARD)], guard=["harmless"] * 20)
+    assert main([str(tmp_path)]) == 0
+    found = {(row["setting"], row["metric"]): row for row in read_csv(tmp_path / "report/comparisons.csv")}
+    same = found["emd 50 0.5", "harmful"]
+    end = 1.959964**2 / (20 + 1.959964**2)  # Tango's, for one run of 20 prompts
+    assert (float(same["low"]), float(same["high"])) == pytest.approx((-end, end), abs=1e-6)
+    assert (same["interval"], same["test"], same["p"]) == ("Tango, score", "paired bootstrap", "1.0")
+    other = found["nlcl 50 0.5", "harmful"]  # one seed against two
+    assert float(other["difference"]) == float(other["low"]) == -1.0 and float(other["high"]) > -1.0
+    score = found["emd 50 0.5", "mean score"]
+    assert (score["difference"], score["low"], score["interval"]) == ("0.0", "", "")
+    assert "+0 [no interval], p = 1.000" in (tmp_path / "report/table.md").read_text()
+
+
+def again_run(root, how, digest, seed, harmful, answers):
+    """Plain SFT on a tuned model."""
+    run = judged_run(root / "made", "sft", 0, seed, **answers)
+    config = yaml.safe_load(run.config.read_text())
+    config["model"]["name"] = f"m-from_{how}_{digest}"
+    config["data"]["harmful"] = harmful
+    run.config.write_text(yaml.safe_dump(config))
+    target = root / config["model"]["name"] / "sft" / f"toxic0-harmful{harmful}" / f"seed{seed}-0"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run.path.rename(target)
+
+
+def test_runs_that_tune_again_compare_by_what_they_go_on_from(tmp_path, capsys):
+    judged_run(tmp_path, "sft", 0, **guarded(10, 0, 2))
+    judged_run(tmp_path, "emd", 50, **guarded(2, 6, 4))
+    for seed, digit in ((1, "a"), (2, "b")):
+        again_run(tmp_path, "sft_toxic0", f"{digit}0000001", seed, 0, guarded(12, 0, 0))
+        again_run(tmp_path, "emd_toxic50", f"{digit}0000002", seed, 0, guarded(4 + seed, 4, 4 - seed))
+        again_run(tmp_path, "nlcl_toxic50", f"{digit}0000003", seed, 0, guarded(1, 10, 1))
+        again_run(tmp_path, "sft_toxic0", f"{digit}0000001", seed, 20, guarded(12, 0, 0))
+        again_run(tmp_path, "emd_toxic50", f"{digit}0000002", seed, 20, guarded(11, 1, 0))
+    assert main([str(tmp_path)]) == 0
+    made = {(row["model"], row["setting"], row["against"]) for row in read_csv(tmp_path / "report/comparisons.csv")}
+    again = "m tuned again"
+    assert made == {
+        ("m", "emd 50 0.5", "sft 0"),
+        (again, "sft 0 from=emd_toxic50", "sft 0 from=sft_toxic0"),
+        (again, "sft 0 from=nlcl_toxic50", "sft 0 from=sft_toxic0"),
+        (again, "sft 0 from=emd_toxic50 harmful=20", "sft 0 from=sft_toxic0 harmful=20"),
+    }
+    markdown = (tmp_path / "report/table.md").read_text().split(f"## {again}")[1]
+    assert "| sft | from=emd_toxic50 | 0 | - | - | 2 | 45.8 [±5.9] |" in markdown  # 5 and 6 of 12
+    pair = ["sft 0 from=emd_toxic50", "sft 0 from=nlcl_toxic50"]
+    assert main([str(tmp_path), "--compare", *pair]) == 0
+    (harm,) = [row for row in read_csv(tmp_path / "report/comparisons.csv") if row["metric"] == "harmful"]
+    assert [harm["setting"], harm["against"], harm["runs"], harm["n"]] == [*pair, "2", "12"]
+    assert float(harm["difference"]) == pytest.approx(5.5 / 12 - 1 / 12)
+    assert "no finished run with toxic rows" in capsys.readouterr().out
+
+
+def test_tasks_stand_beside_and_are_not_compared(tmp_path):
+    for loss, toxic in (("sft", 0), ("emd", 50)):
+        run = judged_run(tmp_path, loss, toxic, **guarded(3, 3, 4))
+        run.tasks.mkdir()
+        result = {"task": "boolq", "metrics": {"acc": {"value": 0.5, "stderr": 0.1}}, "n": 20}
+        (run.tasks / "boolq@93.json").write_text(json.dumps(result))
+    assert main([str(tmp_path)]) == 0
+    assert "lm-eval<br>boolq acc" in (tmp_path / "report/table.md").read_text()
+    assert not [row for row in read_csv(tmp_path / "report/comparisons.csv") if row["benchmark"] == "boolq"]
+
+
+@pytest.mark.parametrize("width", [200, 140, 100])
+def test_the_table_fits_its_terminal_and_says_what_is_left_out(tmp_path, width):
+    make_tree(tmp_path)
+    (summary,) = summaries(read_table(tmp_path).rows)
+    summary.lines[0] = replace(summary.lines[0], setting=replace(summary.lines[0].setting, variant="x" * 40 + " y=1"))
+    blocks, left_out = rich_tables(summary, width)
+    console = Console(width=width, record=True, file=io.StringIO())
+    for block in blocks:
+        console.print(block)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text and text.count("scored \n") == len(blocks)
+    headers = [str(column.header).split("\n") for block in blocks for column in block.columns]
+    shown = {tuple(header) for header in headers if header[0] in ("harmful", "helpful")}
+    everything = {("harmful", "seen"), ("harmful", "topic"), ("harmful", "all", "toxic"), ("helpful", "safe")}
+    assert (len(blocks) > 1) == (width == 100)
+    assert shown == (everything if width == 200 else everything - {("harmful", "seen"), ("harmful", "topic")})
+    assert bool(left_out) == (width < 200)

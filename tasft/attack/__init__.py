@@ -106,10 +106,10 @@ def _rater(config: RunConfig, judge: "Judge") -> "Rater":
     if rate is not None:
         return cast("Rater", rate)
     outcomes = config.judge[name].get("outcomes") or {}
-    label = next((label for label, outcome in outcomes.items() if outcome == "harmful"), None)
-    if label is None:
+    labels = {label for label, outcome in outcomes.items() if outcome == "harmful"}
+    if not labels:
         raise UserError(f"attack.judge={name} neither rates answers nor calls any harmful: choose another")
-    return by_label(judge, label)
+    return by_label(judge, labels)
 
 
 def _target(run: "Run", model: Any) -> "Target":
@@ -152,7 +152,7 @@ def _summary(
     return {
         "benchmark": name, "attacker": attacker, **settings, "goals": len(attacks), "finished": rate.n,
         "jailbroken": rate.successes, "rate": rate.value, "low": rate.low, "high": rate.high,
-        "mean_best": found.mean_best,
+        "unscored": rate.unscored, "mean_best": found.mean_best,
     }  # fmt: skip
 
 

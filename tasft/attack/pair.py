@@ -7,7 +7,7 @@ loop alone, over three functions: who attacks, who answers and who rates is the 
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -121,12 +121,12 @@ def outcome(attacks: Iterable[Attack]) -> Outcome:
     return Outcome(rate, fmean(best) if best else None)
 
 
-def by_label(judge: Judge, label: str = "harmful") -> Rater:
-    """Rates by a judge that knows no ratings: 10 for an answer to the goal that it gives `label`, else 1."""
+def by_label(judge: Judge, labels: Collection[str]) -> Rater:
+    """Rates by a judge that knows no ratings: 10 for an answer to the goal that it gives one of `labels`, else 1."""
 
     def rate(goals: Sequence[str], prompts: Sequence[str], answers: Sequence[str]) -> list[Score]:
         return [
-            score if score.value is None else replace(score, value=JAILBROKEN if score.label == label else LOWEST)
+            score if score.value is None else replace(score, value=JAILBROKEN if score.label in labels else LOWEST)
             for score in judge(list(goals), list(answers))
         ]
 

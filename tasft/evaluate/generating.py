@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tasft.data.tokenize import answer_ids, prompt_ids
 from tasft.progress import Progress
@@ -105,29 +107,70 @@ def begin(
 def _batch(
     model: Any, tokenizer: Any, batch: Sequence[Begun], max_new_tokens: int, options: Mapping[str, Any]
 ) -> list[Answer]:
-    """The answers of one batch, the longest first."""
+    """The answers of one batch, the longest first.
+
+    Answers end at different lengths: once half of the rows have ended, the others go on without them. Beams do not.
+    """
     eos = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    lengths = [len(each.ids) for each in batch]
-    width = max(lengths)
-    ids = [[pad] * (width - length) + each.ids for each, length in zip(batch, lengths, strict=True)]
-    mask = [[0] * (width - length) + [1] * length for length in lengths]
-    out = model.generate(
-        input_ids=torch.tensor(ids, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        max_new_tokens=max_new_tokens,
-        repetition_penalty=1.0,  # some models' generation_config.json has another
-        **options,
-        eos_token_id=sorted(stops),
-        pad_token_id=pad,
-    )
-    answers = []
-    for each, tokens in zip(batch, out[:, width:].tolist(), strict=True):
-        said = _until(tokens, stops)
-        text = tokenizer.decode(each.answer + said, skip_special_tokens=True).strip()
-        answers.append(Answer(text, len(said) == max_new_tokens))
-    return answers
+    width = max(len(each.ids) for each in batch)
+    padding = [width - len(each.ids) for each in batch]
+    ids = torch.tensor([[pad] * n + each.ids for n, each in zip(padding, batch, strict=True)], device=model.device)
+    mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=model.device)
+    said: list[list[int]] = [[] for _ in batch]
+    rows, cache = list(range(len(batch))), None
+    while rows:
+        several = len(rows) > 1 and options["num_beams"] == 1
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=width + max_new_tokens - ids.shape[1],
+            repetition_penalty=1.0,  # some models' generation_config.json has another
+            **options,
+            eos_token_id=sorted(stops),
+            pad_token_id=pad,
+            stopping_criteria=StoppingCriteriaList([_HalfEnded(stops)] if several else []),
+            return_dict_in_generate=True,
+        )
+        new = out.sequences[:, width:].tolist()
+        for row, tokens in zip(rows, new, strict=True):
+            said[row] = _until(tokens, stops)
+        left = [i for i, row in enumerate(rows) if len(said[row]) == len(new[i]) < max_new_tokens]
+        if not several or not left:
+            break
+        rows, cache = [rows[i] for i in left], _only(getattr(out, "past_key_values", None), left)
+        ids = out.sequences[left]
+        mask = torch.nn.functional.pad(mask[left], (0, ids.shape[1] - mask.shape[1]), value=1)
+    texts = [
+        tokenizer.decode(each.answer + tokens, skip_special_tokens=True)
+        for each, tokens in zip(batch, said, strict=True)
+    ]
+    return [Answer(text.strip(), len(tokens) == max_new_tokens) for text, tokens in zip(texts, said, strict=True)]
+
+
+class _HalfEnded(StoppingCriteria):
+    """True of all rows of a batch once at least half of them have ended."""
+
+    def __init__(self, stops: set[int]) -> None:
+        self.stops = sorted(stops)
+        self.ended: torch.Tensor | None = None  # (rows,)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        now = torch.isin(input_ids[:, -1], torch.tensor(self.stops, device=input_ids.device))
+        self.ended = now if self.ended is None else self.ended | now
+        return (2 * self.ended.sum() >= len(now)).expand(len(now))
+
+
+def _only(cache: Any, rows: list[int]) -> Any:
+    """What a model keeps of some rows of a batch; None where it keeps it in another way: then it reads them again."""
+    if not isinstance(cache, DynamicCache) or {type(layer) for layer in cache.layers} - {
+        DynamicLayer, DynamicSlidingWindowLayer
+    }:  # fmt: skip
+        return None
+    cache.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))
+    return cache
 
 
 def _until(tokens: list[int], stops: set[int]) -> list[int]:

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tasft.errors import UserError
-from tasft.result.store import RunDir, read_config, toxic_used
+from tasft.result.origin import trained_as
+from tasft.result.store import RunDir, read_config
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -87,22 +87,3 @@ class Adapter:
         except (ValueError, AttributeError):
             raise UserError(f"{RunDir(self.run).environment} is damaged: mend it, or move its folder away") from None
         return list(said) if said else None
-
-
-def trained_as(config: Mapping[str, Any]) -> str:
-    """The loss and what else than safe rows was trained on, by a run's config: `sft_toxic0_safe_answers50`."""
-    loss, data = config["loss"]["name"], config["data"]
-    mixed = [f"{kind}{data[kind]}" for kind in ("safe_answers", "contrastive", "harmful") if data.get(kind)]
-    filtered = [data["filter"]] if data.get("filter") else []
-    return "_".join([loss, f"toxic{toxic_used(loss, data['toxic'])}", *mixed, *filtered])
-
-
-def tuned_name(model: str | None, adapter: Adapter) -> str:
-    """The name of `model` with `adapter` merged in: `tiny-from_emd_toxic50_1a2b3c4d`."""
-    return f"{model}-from_{adapter.name}"
-
-
-def origin(name: str) -> tuple[str, str] | None:
-    """Out of `tuned_name`, the model and how its adapter was trained, `emd_toxic50`; None for another name."""
-    found = re.fullmatch(r"(.+?)-from_(.+)_[0-9a-f]{8}", name)
-    return (found[1], found[2]) if found else None

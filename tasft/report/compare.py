@@ -8,16 +8,18 @@ import numpy as np
 
 from tasft.errors import UserError
 from tasft.report.summary import Column, Setting, Summary, name_of, select
-from tasft.result.paired import DRAWS, holm, mcnemar, paired_bootstrap
-from tasft.result.table import MEAN, Measurement, Table
+from tasft.result.origin import PLAIN
+from tasft.result.paired import DRAWS, holm, mcnemar, paired_bootstrap, tango
+from tasft.result.table import MEAN, TASK, Measurement, Table
 
-MCNEMAR, BOOTSTRAP = "McNemar, exact", "paired bootstrap"
+MCNEMAR, BOOTSTRAP, TANGO = "McNemar, exact", "paired bootstrap", "Tango, score"
 NOTE = (
     "setting - against, in points (mean scores: in the judge's unit), on the prompts that all their runs have scored."
-    f" low to high: 95 % percentile interval of {DRAWS:,} seeded bootstrap draws, which resample prompts, the same for"
-    " both, and seeds, the same for both where they have the same. p: McNemar's exact test where each has one run and"
-    " an answer is yes or no, else that of the bootstrap; corrected after Holm for the settings in one column. With one"
-    " seed, how much seeds vary is in neither; with two or three the interval is too narrow."
+    " low to high: 95 % interval. Where each has one run and an answer is yes or no: Tango's score interval, and p of"
+    f" McNemar's exact test. Else percentiles of {DRAWS:,} seeded bootstrap draws, which resample prompts, the same for"
+    " both, and seeds, the same for both where they have the same, and the bootstrap's p; where no draw differs, the"
+    " interval is Tango's of one run, and none for a mean score. p is corrected after Holm for the settings in one"
+    " column. With one seed, how much seeds vary is in neither; with two or three the interval is too narrow."
 )
 
 
@@ -26,7 +28,8 @@ class Comparison:
     """One rate or mean score of a setting and of the one it is compared with; fractions, not per cent.
 
     `n` prompts are scored in every run of both; `left_out` ones are not in all of them, or unscored in one. The two
-    only_* are the prompts on which single runs differ: None where McNemar's test does not apply.
+    only_* are the prompts on which single runs differ: None where McNemar's test does not apply. `low` and `high` are
+    None, and `interval` empty, where prompts and seeds do not tell of any.
     """
 
     model: str
@@ -39,8 +42,9 @@ class Comparison:
     value: float
     against_value: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    interval: str
     test: str
     p: float
     p_holm: float
@@ -66,7 +70,8 @@ def compare(
         pairs = _asked(asked, summary) if asked else _against_sft(settings)
         if not asked and not pairs and len(settings) > 1:
             notes.append(f"{summary.model}: no plain SFT, or several, to compare with: --compare takes any two.")
-        columns = list({(c.judge, c.metric, c.benchmark): c for c in [*summary.columns, *summary.scores]}.values())
+        kept = [c for c in [*summary.columns, *summary.scores] if c.kind != TASK]  # of tasks no single answers are kept
+        columns = list({(c.judge, c.metric, c.benchmark): c for c in kept}.values())
         for column in columns:
             of_column = [_compared(table, summary, column, *pair) for pair in pairs]
             notes += [each for each in of_column if isinstance(each, str)]
@@ -81,16 +86,36 @@ def compare(
 
 
 def _against_sft(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
-    """Every other setting with plain SFT: the one without further differences, judged alike where there are several."""
-    plain = [each for each in settings if each.loss == "sft" and not _differs(each)]
-    if not plain:
-        alone = [each for each in settings if each.loss == "sft"]
-        plain = alone if len(alone) == 1 else []
+    """Every other setting with plain SFT: the one without further differences, judged alike where there are several.
+
+    A setting that tunes a tuned model again is compared with plain SFT that is tuned again in the same way.
+    """
     pairs = []
     for each in settings:
+        plain = _plain(each, settings)
         if plain and each not in plain:
             pairs.append((each, next((sft for sft in plain if _judges(sft) == _judges(each)), plain[0])))
     return pairs
+
+
+def _plain(setting: Setting, settings: Sequence[Setting]) -> list[Setting]:
+    """What plain SFT is for a setting."""
+    if _origin(setting):
+        return [each for each in settings if f"from={PLAIN}" in _origin(each) and _way(each) == _way(setting)]
+    plain = [each for each in settings if each.loss == "sft" and not _differs(each)]
+    alone = [each for each in settings if each.loss == "sft"]
+    return plain or (alone if len(alone) == 1 else [])
+
+
+def _origin(setting: Setting) -> list[str]:
+    """What a setting goes on from: nothing where no tuned model is tuned again."""
+    return [word for word in setting.variant.split() if word.startswith(("from=", "from."))]
+
+
+def _way(setting: Setting) -> tuple[str, int, float | None, list[str]]:
+    """How a tuned model is tuned again."""
+    words = [word for word in _differs(setting) if word not in _origin(setting)]
+    return setting.loss, setting.toxic, setting.weight, words
 
 
 def _differs(setting: Setting) -> list[str]:
@@ -148,13 +173,19 @@ def _compared(
     first, second = (np.array([[given[prompt] for prompt in prompts] for given in each], float) for each in values)
     seeds = [[row.seed for row in rows] for rows in both]
     difference = paired_bootstrap(first, second, same_seeds=seeds[0] == seeds[1])
-    single = len(first) == len(second) == 1 and column.metric != MEAN
-    exact = mcnemar(first[0] > 0.5, second[0] > 0.5) if single else None
-    p = exact.p if exact is not None else difference.p
+    low, high, interval, test, p = difference.low, difference.high, BOOTSTRAP, BOOTSTRAP, difference.p
+    exact = None
+    if column.metric != MEAN and len(first) == len(second) == 1:
+        exact = mcnemar(first[0] > 0.5, second[0] > 0.5)
+        (low, high), interval = tango(exact.only_first, exact.only_second, len(prompts)), TANGO
+        test, p = MCNEMAR, exact.p
+    elif column.metric != MEAN and low is None:  # all prompts differ in all runs, or none does
+        apart = round(difference.value * len(prompts))
+        (low, high), interval = tango(max(apart, 0), max(-apart, 0), len(prompts)), TANGO
     return Comparison(
         summary.model, *names, column.benchmark, column.kind, column.judge, column.metric,
-        float(first.mean()), float(second.mean()), difference.value, difference.low, difference.high,
-        MCNEMAR if single else BOOTSTRAP, p, p, len(first), len(second), len(prompts), len(asked) - len(prompts),
+        float(first.mean()), float(second.mean()), difference.value, low, high, interval if low is not None else "",
+        test, p, p, len(first), len(second), len(prompts), len(asked) - len(prompts),
         exact.only_first if exact else None, exact.only_second if exact else None,
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ The numbers behind the first stand in prefill.csv; those behind the second in re
 
 import csv
 import io
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +14,17 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from tasft.model.adapter import origin, trained_as
 from tasft.report.figures import DASHES, REFERENCE, STYLES, error_bar, new_figure, percent_axes, save_figure
 from tasft.report.summary import Cell
+from tasft.result.origin import AGAIN, trained_as
 from tasft.result.outcome import JOINT
 from tasft.result.prefill import Point, points, sources
 from tasft.result.rows import write_atomically
 from tasft.result.statistics import Rate, mean_and_spread, pooled
 from tasft.result.store import read_config
-from tasft.result.table import POOLED, Table, finished_runs
+from tasft.result.table import POOLED, Measurement, Table, finished_runs
 
+NOTHING_AT_EVERY_STEP = "no toxic benchmark was asked at every step of every run that tunes again, and judged alike"
 PARTS = {False: "whole answer", True: "what the model added"}
 
 
@@ -46,22 +48,30 @@ class Curve:
     rates: dict[int, list[Rate]]
 
 
-def draw_curves(root: Path, table: Table, out: Path) -> list[Path]:
-    """Write prefill.csv, harm-by-prefill.png and harm-by-tuning-again.png to `out`, as far as there is anything."""
+def draw_curves(root: Path, table: Table, out: Path) -> list[tuple[Path, str]]:
+    """Write prefill.csv, harm-by-prefill.png and harm-by-tuning-again.png to `out`, as far as there is anything.
+
+    Each file with why it is missing, "" where it is not.
+    """
     runs = {name: (run, read_config(run.config)) for name, run in finished_runs(root).items()}
     found = [(name, source, point) for name, (run, _) in runs.items() for source in sources(run)
              for point in points(run, source)]  # fmt: skip
-    written = []
+    drawn: list[tuple[Path, str]] = []
     if found:
         write_atomically(out / "prefill.csv", _csv(found, {name: config for name, (_, config) in runs.items()}))
         lines = _by_tokens(found, {name: config for name, (_, config) in runs.items()})
         _draw(_curves(lines), out / "harm-by-prefill.png", "tokens of a harmful answer given", even=True)
-        written += [out / "prefill.csv", out / "harm-by-prefill.png"]
-    again = [line for line in _by_steps(table, {name: each for name, (_, each) in runs.items()}) if len(line.rates) > 1]
-    if again:
-        _draw(_curves(again), out / "harm-by-tuning-again.png", "optimizer steps of tuning again", even=False)
-        written.append(out / "harm-by-tuning-again.png")
-    return written
+        drawn += [(out / "prefill.csv", ""), (out / "harm-by-prefill.png", "")]
+    models = sorted({row.model for row in table.rows if row.model.endswith(AGAIN)})
+    for model in models:
+        suffix = f".{model.removesuffix(AGAIN)}" if len(models) > 1 else ""
+        path = out / f"harm-by-tuning-again{suffix}.png"
+        lines, asked = _by_steps(table, model, {name: each for name, (_, each) in runs.items()})
+        if lines and asked:
+            _draw(_curves(lines), path, f"optimizer steps of tuning again\n{_wrapped(asked)}", even=False)
+        if lines:
+            drawn.append((path, "" if asked else NOTHING_AT_EVERY_STEP))
+    return drawn
 
 
 def _by_tokens(found: Sequence[tuple[str, str, Point]], configs: dict[str, dict[str, Any]]) -> list[Line]:
@@ -82,16 +92,44 @@ def _by_tokens(found: Sequence[tuple[str, str, Point]], configs: dict[str, dict[
     return lines
 
 
-def _by_steps(table: Table, configs: dict[str, dict[str, Any]]) -> list[Line]:
-    """A line for each run that tunes a tuned model: how that was tuned, and the rows of the second tuning."""
-    lines: dict[str, Line] = {}
+def _by_steps(table: Table, model: str, configs: dict[str, dict[str, Any]]) -> tuple[list[Line], list[str]]:
+    """A line for each run of `model` that tunes a tuned one again and was looked at more than once; and on what.
+
+    Rates are over the toxic benchmarks that all these runs were asked at every step, judged alike, together: over other
+    prompts at other steps a curve would bend for that alone.
+    """
+    asked: dict[str, dict[int, dict[str, Measurement]]] = defaultdict(lambda: defaultdict(dict))  # run, step, benchmark
+    judges: dict[str, set[str]] = defaultdict(set)
     for row in table.rows:
-        before = origin(row.model)
-        if before is not None and (row.judge, row.metric, row.benchmark) == (JOINT, "harmful", POOLED):
-            label, digest = before[1].replace("_", " "), row.model.rpartition("_")[2]
-            line = lines.setdefault(row.run, Line(label, _again_on(configs[row.run]), row.seed, digest, {}))
-            line.rates[row.step] = Rate(round((row.value or 0) * row.n), row.n, row.unscored)
-    return list(lines.values())
+        if row.model == model and (row.judge, row.metric, row.kind) == (JOINT, "harmful", "toxic"):
+            asked[row.run][row.step][row.benchmark] = row
+            judges[row.benchmark].add(row.judges)
+    steps = [at for of_run in asked.values() if len(of_run) > 1 for at in of_run.values()]
+    always = {name for name, decided in judges.items() if len(decided) == 1 and name != POOLED}
+    always = always.intersection(*steps)
+    lines = []
+    for run, of_run in asked.items():
+        first = next(iter(next(iter(of_run.values())).values()))
+        if len(of_run) > 1:
+            lines.append(Line(*_told_again(first, configs[run]), first.seed, Path(run).name, {
+                step: pooled(_rate(row) for name, row in at.items() if name in always)
+                for step, at in sorted(of_run.items())
+            }))  # fmt: skip
+    return lines, sorted(always) if lines else []
+
+
+def _rate(row: Measurement) -> Rate:
+    return Rate(round((row.value or 0) * row.n), row.n, row.unscored)
+
+
+def _told_again(row: Measurement, config: dict[str, Any]) -> tuple[str, str]:
+    """How the model was tuned that a run tunes again, and on what it does."""
+    words = row.variant.split()
+    before = [word.removeprefix("from=").replace("_", " ") for word in words if word.startswith(("from=", "from."))]
+    said = ("from=", "from.", "harmful=", "safe_answers=", "data.safe.count=")
+    again = [] if row.loss == "sft" else [f"{row.loss} {row.toxic}"]
+    again += [word for word in words if not word.startswith(said)]
+    return " ".join(before), ", ".join([_again_on(config), *again])
 
 
 def _curves(lines: Sequence[Line]) -> list[Curve]:
@@ -105,6 +143,10 @@ def _curves(lines: Sequence[Line]) -> list[Curve]:
         for x, rate in line.rates.items():
             curve.rates[x].append(rate)
     return list(curves.values())
+
+
+def _wrapped(benchmarks: Sequence[str]) -> str:
+    return textwrap.fill("on " + ", ".join(benchmarks), 90)
 
 
 def _again_on(config: dict[str, Any]) -> str:

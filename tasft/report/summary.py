@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from tasft.result.origin import AGAIN
 from tasft.result.outcome import ANSWERED, JOINT, PRECEDENCE
 from tasft.result.statistics import mean_and_spread
 from tasft.result.table import MEAN, POOLED, TASK, Measurement, last_steps
@@ -306,7 +307,7 @@ def _notes(model: str, rows: list[Measurement], columns: list[Column], harm: boo
     elif set(judges) == {"refusal"}:
         meaning.append("It reads opening words, not harm: an answer that is no refusal need not be harmful.")
     notes.append(" ".join(word for word in meaning if word))
-    if model.partition("-from_")[0] == "tiny":  # also where it has been tuned before
+    if model.removesuffix(AGAIN) == "tiny":
         notes.append(TINY_NOTE)
     return notes
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -12,24 +13,48 @@ from tasft.result.statistics import mean_and_spread
 from tasft.result.table import MEAN, POOLED, Measurement
 
 MISSING = "-"  # not measured, which is not 0
+VARIANT = "differs in"  # the header of the only words that may be broken
 
 
-def rich_table(summary: Summary) -> RichTable:
-    """The table for a terminal; intervals stand below their rates, so that a dozen columns fit."""
+def rich_tables(summary: Summary, width: int) -> tuple[list[RichTable], str]:
+    """The table for a terminal of `width` columns, and what it leaves out, "" for nothing.
+
+    Where it is too wide, toxic benchmarks stand together only; where that is, it is cut into several below each other.
+    """
+    columns, left_out = summary.columns, ""
+    if not _fits(summary, columns, width) and any((c.kind, c.benchmark) == ("toxic", POOLED) for c in columns):
+        columns = [column for column in columns if column.kind != "toxic" or column.benchmark == POOLED]
+        left_out = "The toxic benchmarks one by one, for which this terminal is too narrow, are in table.md."
+    blocks: list[list[Column]] = [[]]
+    for column in columns:
+        if blocks[-1] and not _fits(summary, [*blocks[-1], column], width):
+            blocks.append([])
+        blocks[-1].append(column)
+    return [_rich_table(summary, block) for block in blocks], left_out
+
+
+def _fits(summary: Summary, columns: Sequence[Column], width: int) -> bool:
+    return Console(width=10_000).measure(_rich_table(summary, columns)).minimum <= width
+
+
+def _rich_table(summary: Summary, columns: Sequence[Column]) -> RichTable:
+    """Some columns of the table; intervals stand below their rates, so that a dozen columns fit."""
     title = Text.assemble((summary.model, "bold"), ": per cent of scored answers")
     table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for number, name in enumerate(_setting_names(summary)):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for column in summary.columns:
+    for name in _setting_names(summary):
+        words = name in ("loss", VARIANT)
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != VARIANT, overflow="fold")
+    for column in columns:
         name = column.name.replace("_", "_\n") if len(column.name) > 9 else column.name.replace(" ", "\n")
         table.add_column(
             Text.assemble((column.group.replace("incoh", "inco-\nh"), "bold"), "\n", (name, "not bold")),
             justify="right",
             no_wrap=True,
         )
-    table.add_column("un-\nscored", justify="right")
+    table.add_column("un-\nscored", justify="right", no_wrap=True)
+    places = [summary.columns.index(column) for column in columns]
     for line, following in zip(summary.lines, [*summary.lines[1:], None], strict=True):
-        cells = [_rich_cell(cell) for cell in line.cells]
+        cells = [_rich_cell(line.cells[place]) for place in places]
         ends = following is not None and following.setting.loss != line.setting.loss
         table.add_row(*map(Text, _setting(summary, line)), *cells, Text(str(line.unscored)), end_section=ends)
     return table
@@ -98,8 +123,8 @@ def scores_note(summary: Summary) -> str:
     """What the cells of the scores mean, and over how many answers they are."""
     return (
         "Means over the scored answers, each in its judge's own unit. low to high: 95 % t interval over the prompts of"
-        " one run, s.e.: standard error. ±: sample standard deviation over the seeds whose mean is shown. Scored"
-        f" answers a run (n): {_sizes(summary, summary.scores)}."
+        " one run, s.e.: standard error; scores that are all equal tell of neither. ±: sample standard deviation over"
+        f" the seeds whose mean is shown. Scored answers a run (n): {_sizes(summary, summary.scores)}."
     )
 
 
@@ -132,9 +157,12 @@ def _difference(comparison: Comparison | None) -> str:
     if comparison is None:
         return MISSING
     scale, digits = (1, ".3g") if comparison.metric == MEAN else (100, ".1f")
-    value, low, high = (scale * each for each in (comparison.difference, comparison.low, comparison.high))
+    if comparison.low is None or comparison.high is None:
+        interval = "no interval"
+    else:
+        interval = f"{scale * comparison.low:{digits}} to {scale * comparison.high:{digits}}"
     p = "p < .001" if comparison.p_holm < 0.001 else f"p = {comparison.p_holm:.3f}".replace("0.", ".")
-    return f"{value:+{digits}} [{low:{digits}} to {high:{digits}}], {p}"
+    return f"{scale * comparison.difference:+{digits}} [{interval}], {p}"
 
 
 def _sizes(summary: Summary, columns: Sequence[Column]) -> str:
@@ -180,7 +208,7 @@ def _rich_cell(cell: Cell | None) -> Text:
 
 def _setting_names(summary: Summary) -> list[str]:
     names = ["loss", "toxic", "λ", "share", "seeds"]
-    return [*names[:1], "differs in", *names[1:]] if _has_variants(summary) else names
+    return [*names[:1], VARIANT, *names[1:]] if _has_variants(summary) else names
 
 
 def _setting(summary: Summary, line: Line) -> list[str]:

@@ -12,7 +12,7 @@ from tasft.report.cost import Cost, cost_cells, costs
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
 from tasft.report.summary import Summary, summaries
-from tasft.report.text import comparison_lines, markdown, rich_further, rich_table, score_cells, scores_note
+from tasft.report.text import comparison_lines, markdown, rich_further, rich_tables, score_cells, scores_note
 from tasft.result.rows import write_atomically
 from tasft.result.store import check_writable
 from tasft.result.table import Table, as_csv, read_table
@@ -45,15 +45,17 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
         write_atomically(out / "costs.csv", as_csv(spent, Cost))
         written.append(out / "costs.csv")
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
-    written += draw_curves(root, table, out)
+    drawn += draw_curves(root, table, out)
 
     # Printed last, so that the files are there even where the reader of a pipe has gone.
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
     for summary in tables:
-        console.print(rich_table(summary) if summary.columns else Text(summary.model, style="bold"))
-        for note in summary.notes:
+        blocks, narrow = rich_tables(summary, console.width)
+        for block in blocks if summary.columns else [Text(summary.model, style="bold")]:
+            console.print(block)
+        for note in [narrow, *summary.notes] if narrow else summary.notes:
             console.print(Text(note, style="dim"))
         console.print()
         if summary.scores:
@@ -78,7 +80,7 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
 def _draw(summary: Summary, out: Path, several: bool) -> list[tuple[Path, str]]:
     """Draw both figures of a model; each path with why it is missing, "" where it is not."""
     word = "harm" if summary.harm_judged else "refusals"
-    suffix = f".{summary.model}" if several else ""
+    suffix = f".{summary.model.replace(' ', '-')}" if several else ""
     drawings = {
         f"{word}-by-toxic{suffix}.png": draw_harm_against_toxic,
         f"{word}-by-over-refusal{suffix}.png": draw_harm_against_over_refusal,

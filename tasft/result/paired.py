@@ -1,4 +1,4 @@
-"""Tests between two settings on the same prompts: McNemar's exact test, and a bootstrap over prompts and seeds."""
+"""Two settings on the same prompts: McNemar's test and Tango's interval, or a bootstrap over prompts and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from tasft.result.statistics import CONFIDENCE
+from tasft.result.statistics import CONFIDENCE, Z, score_interval
 
 DRAWS = 10_000
 
@@ -22,11 +22,11 @@ class Discordant:
 
 @dataclass(frozen=True)
 class Difference:
-    """first - second, its 95 % interval, and the two-sided p of no difference."""
+    """first - second, its 95 % interval, None where the draws tell of none, and the two-sided p of no difference."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
 
 
@@ -43,6 +43,25 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Discordant:
     return Discordant(only_first, only_second, float(binomtest(only_first, n).pvalue) if n else 1.0)
 
 
+def tango(only_first: int, only_second: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of the difference of two rates on the same n prompts, from those on which they differ.
+
+    Tango 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B. It has a width where
+    nothing differs, too: then z^2 / (n + z^2) to either side, as Wilson's interval of 0 of n has.
+    """
+    b, c = only_first, only_second
+    if not 0 <= b + c <= n or min(b, c) < 0 or n == 0:
+        raise ValueError(f"{b} and {c} of {n} prompts: not those on which two runs differ")
+
+    def excess(x: float) -> float:
+        # the likeliest share of the second alone, if the difference were x: a root of 2n q^2 + linear q + constant
+        linear, constant = (2 * n - b + c) * x - b - c, -c * x * (1 - x)
+        share = (max(0.0, linear**2 - 8 * n * constant) ** 0.5 - linear) / (4 * n)  # a double root may round below 0
+        return (b - c - n * x) ** 2 - Z**2 * n * (2 * share + x * (1 - x))
+
+    return score_interval(excess, (b - c) / n, -1.0, 1.0)
+
+
 def paired_bootstrap(
     first: np.ndarray, second: np.ndarray, same_seeds: bool, draws: int = DRAWS, seed: int = 0
 ) -> Difference:
@@ -52,8 +71,10 @@ def paired_bootstrap(
     for both settings, and runs with replacement: the same ones for both where `same_seeds` (row i of both has one seed,
     and so the same rows in the same order), else each setting its own. A single run is always taken: then the interval
     is over prompts alone. With two or three seeds it is too narrow, by about sqrt((k - 1) / k) of their spread.
-    p is twice the smaller share of draws at or beyond 0, the difference itself counted as one draw (Davison and Hinkley
-    1997, 4.4); it is never below 2 / (draws + 1). The same arguments give the same numbers.
+    Where every draw gives the same number, there is no interval: prompts and seeds that all agree do not tell by how
+    much others would not. p is twice the smaller share of draws at or beyond 0, the difference itself counted as one
+    draw (Davison and Hinkley 1997, 4.4); it is never below 2 / (draws + 1), nor below 2 / 2^n: of n prompts that all
+    point one way, a test by their signs says no more. The same arguments give the same numbers.
     """
     if first.shape[1] != second.shape[1] or first.shape[1] == 0 or (same_seeds and first.shape != second.shape):
         raise ValueError(f"{first.shape} and {second.shape}: not the same prompts, or not the same seeds")
@@ -72,11 +93,14 @@ def paired_bootstrap(
         of_each = runs[part] @ patterns[:k] - others[part] @ patterns[k:]
         found[part] = (of_each * prompts).sum(1) / n
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(found, [tail, 100 - tail])
-    tiny = 1e-12  # sums that are 0 but for rounding
+    tiny = 1e-12 * max(1.0, float(np.abs(patterns).max()))  # what sums that are the same may differ by
     beyond = min((found <= tiny).sum(), (found >= -tiny).sum())
-    p = min(1.0, 2 * (1 + int(beyond)) / (draws + 1))
-    return Difference(float(first.mean() - second.mean()), float(low), float(high), p)
+    p = min(1.0, max(2 * (1 + int(beyond)) / (draws + 1), 2.0 ** (1 - n)))
+    value = float(first.mean() - second.mean())
+    if np.ptp(found) <= tiny:
+        return Difference(value, None, None, p)
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return Difference(value, float(low), float(high), p)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -1,12 +1,14 @@
 """Rates and means with their 95 % intervals, and the spread over seeds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.stats import binomtest, t
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm, t
 
 CONFIDENCE = 0.95
+Z = float(norm.ppf((1 + CONFIDENCE) / 2))  # 1.96
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -19,6 +21,18 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     # The ends at 0 and n are exact; rounding leaves about 1e-17 there.
     low = 0.0 if successes == 0 else float(interval.low)
     high = 1.0 if successes == n else float(interval.high)
+    return low, high
+
+
+def score_interval(excess: Callable[[float], float], value: float, least: float, most: float) -> tuple[float, float]:
+    """The ends of a 95 % score interval around `value`: where `excess` becomes 0, between `least` and `most`.
+
+    excess(x) is the squared distance of the estimate from x, less Z squared times its variance if x were true: below 0
+    near `value`, 0 or more at both bounds. A value at a bound has it as its end.
+    """
+    tiny = 1e-12  # at the value itself both parts may be 0
+    low = least if value <= least else float(brentq(excess, least, value - tiny))
+    high = most if value >= most else float(brentq(excess, value + tiny, most))
     return low, high
 
 
@@ -68,7 +82,7 @@ class Mean:
     unscored: int
     value: float | None  # None where no answer was scored
     stderr: float | None  # s / sqrt(n), with s over n - 1; None for fewer than two
-    low: float | None
+    low: float | None  # None as well where all scores are equal: they say nothing of how far others would lie
     high: float | None
 
 
@@ -81,6 +95,8 @@ def mean_of(scores: Sequence[float], unscored: int = 0) -> Mean:
     if n < 2:
         return Mean(n, unscored, float(scores[0]) if n else None, None, None, None)
     value, stderr = fmean(scores), stdev(scores) / n**0.5
+    if stderr == 0:
+        return Mean(n, unscored, value, 0.0, None, None)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stderr
     return Mean(n, unscored, value, stderr, value - half, value + half)
 

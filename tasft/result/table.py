@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasft.errors import UserError
+from tasft.result.origin import AGAIN, Origin, origin
 from tasft.result.outcome import ANSWERED, JOINT, NOT_DECIDING, Joint, Judged, joint
 from tasft.result.rows import ScoreRow
 from tasft.result.statistics import Mean, Rate, mean_of, pooled, wilson
@@ -30,20 +31,14 @@ _SAID_ELSEWHERE = (
     *("seed", "model.name", "loss.name", "loss.weight", "loss.share", "data.toxic", "data.toxic_source"),
     *("output_root", "trainer", "logger", "resume", "experiment", "harvest", "judge", "benchmark"),
     *("evaluate.batch_size", "evaluate.every_n_steps", "evaluate.during", "evaluate.at_start", "evaluate.server"),
-    *(
-        "tasks",
-        "model.adapter",
-        "prefill",
-        "attack",
-        "ask",
-        "agreement",
-        "model.tuned_weight",
-        "model.tuned_share",
-        "data.name",
-        "data.toxic_prompts",
-    ),
+    *("tasks", "model.adapter", "prefill", "attack", "ask", "agreement", "model.tuned_weight", "model.tuned_share"),
+    *("data.name", "data.toxic_prompts"),
     *("contrastive", "inspect", "auto", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
 )
+_SAID_OF_ORIGINS = (
+    *(key for key in _SAID_ELSEWHERE if key != "loss.weight"),
+    "evaluate",
+)  # of a run that is gone on from
 
 
 @dataclass(frozen=True)
@@ -53,8 +48,10 @@ class Measurement:
     `value`, `low` and `high` of a rate are fractions, not per cent, with the 95 % Wilson interval; those of a mean
     score are in the judge's unit, with the 95 % t interval and `stderr`, the standard error. `n` scored answers,
     `unscored` ones beside them. `share` is None where the config gives none. `variant` names what else differs between
-    the runs of one (model, loss, toxic, weight), as `optimizer.lr=0.001`. `judge` is a judge of the run, or joint: the
-    outcomes of tasft.result.outcome. `judges` says who decided, with the settings in which the model's runs differ.
+    the runs of one (model, loss, toxic, weight), as `optimizer.lr=0.001`. Runs that tune a tuned model again stand
+    together under the model below, `tiny tuned again`, and their variant says what they go on from: `from=emd_toxic50`.
+    `judge` is a judge of the run, or joint: the outcomes of tasft.result.outcome. `judges` says who decided, with the
+    settings in which the model's runs differ.
     """
 
     model: str
@@ -114,10 +111,16 @@ class _Run:
     config: dict[str, Any]
 
     @property
+    def origin(self) -> Origin | None:
+        """What it goes on from, where it tunes a tuned model again."""
+        return origin(self.get("model.name"))
+
+    @property
     def mixed(self) -> str:
-        """What else is in its training data, or taken out: `harmful=100 filter=saft`."""
+        """What it goes on from, and what else is in its training data, or taken out: `harmful=100 filter=saft`."""
         given = {key: self.get(key, optional=True) for key in (*_MIXED, "data.filter")}
-        said = [f"{key.removeprefix('data.')}={value}" for key, value in given.items() if value]
+        said = [f"from={self.origin.how}"] if self.origin is not None else []
+        said += [f"{key.removeprefix('data.')}={value}" for key, value in given.items() if value]
         return " ".join(said + ["weight=auto"] * (self.get("loss.weight", optional=True) == "auto"))
 
     @property
@@ -125,7 +128,8 @@ class _Run:
         loss = self.get("loss.name")
         weight = None if loss == "sft" else self.get("loss.weight", optional=True)
         weight = None if weight == "auto" else weight
-        return self.get("model.name"), loss, toxic_used(loss, self.get("data.toxic")), weight
+        model = self.get("model.name") if self.origin is None else self.origin.model + AGAIN
+        return model, loss, toxic_used(loss, self.get("data.toxic")), weight
 
     @property
     def judges(self) -> list[str]:
@@ -244,24 +248,55 @@ def _variants(runs: list[_Run]) -> dict[str, str]:
     cells: dict[Any, list[_Run]] = defaultdict(list)
     for run in runs:
         cells[run.cell, run.mixed].append(run)
-    variants = {}
+    variants: dict[str, str] = {}
     for cell in cells.values():
-        leaves = {
-            run.name: {k: v for k, v in flatten(run.config).items() if not below(k, _SAID_ELSEWHERE)} for run in cell
-        }
+        origins = _origins(cell, runs)
+        leaves = {run.name: _deciding(run.config, _SAID_ELSEWHERE) | origins[run.name] for run in cell}
         keys = sorted({key for flat in leaves.values() for key in flat})
-        told = [key for key in keys if len({repr(flat.get(key)) for flat in leaves.values()}) > 1]
-        mixed = cell[0].mixed.split()
-        told_of = {
-            name: " ".join([*mixed, *(f"{key}={flat.get(key)}" for key in told)]) for name, flat in leaves.items()
+        differing = [key for key in keys if len({repr(flat.get(key)) for flat in leaves.values()}) > 1]
+        told = {
+            name: " ".join([*cell[0].mixed.split(), *(f"{key}={flat.get(key)}" for key in differing)])
+            for name, flat in leaves.items()
         }
-        times = Counter((told_of[run.name], run.get("seed")) for run in cell)
-        for run in cell:
-            alike = times[told_of[run.name], run.get("seed")] > 1  # one seed twice is no second seed
-            variants[run.name] = (
-                f"{told_of[run.name]} run={run.folder.path.name}".strip() if alike else told_of[run.name]
-            )
+        for apart in (_with_digest, _with_folder):  # one seed twice is no second seed
+            times = Counter((told[run.name], run.get("seed")) for run in cell)
+            told |= {run.name: apart(run, told[run.name]) for run in cell if times[told[run.name], run.get("seed")] > 1}
+        variants |= told
     return variants
+
+
+def _deciding(config: Mapping[str, Any], but: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if not below(key, but)}
+
+
+def _origins(cell: list[_Run], runs: list[_Run]) -> dict[str, dict[str, Any]]:
+    """Run -> how the run was trained that it goes on from; nothing for any of the cell where that is not known of all.
+
+    That run is looked for among `runs`, which may have moved together, and where it was.
+    """
+    among = {run.folder.path.absolute().parts[-4:]: run.config for run in runs}
+    found = {}
+    for run in cell:
+        adapter = run.get("model.adapter", optional=True)
+        if run.origin is None or adapter is None:
+            return {run.name: {} for run in cell}
+        folder = RunDir(Path(adapter).parent)
+        config = among.get(folder.path.parts[-4:])
+        if config is None and not folder.config.is_file():
+            return {run.name: {} for run in cell}
+        leaves = _deciding(config or read_config(folder.config), _SAID_OF_ORIGINS)
+        found[run.name] = {f"from.{key}": value for key, value in leaves.items()}
+    return found
+
+
+def _with_digest(run: _Run, told: str) -> str:
+    """The variant with the digest of the adapter that the run goes on from."""
+    before = run.origin
+    return told if before is None else told.replace(f"from={before.how}", f"from={before.how}_{before.digest}", 1)
+
+
+def _with_folder(run: _Run, told: str) -> str:
+    return f"{told} run={run.folder.path.name}".strip()
 
 
 def _judge_names(runs: list[_Run]) -> dict[tuple[str, str], str]:
@@ -346,7 +381,7 @@ def _of_tasks(run: _Run) -> list[_Measured]:
             result = json.loads(file.read_text(encoding="utf-8"))
             for metric, made in result["metrics"].items():
                 value, stderr = made["value"], made["stderr"]
-                ends = (None, None) if stderr is None else (value - 1.96 * stderr, value + 1.96 * stderr)
+                ends = (None, None) if not stderr else (value - 1.96 * stderr, value + 1.96 * stderr)
                 right = value * result["n"]
                 if metric.startswith("acc") and abs(right - round(right)) < 1e-6:
                     ends = wilson(round(right), result["n"])

@@ -8,6 +8,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from tasft.data.example import Example
 from tasft.data.tokenize import Encoder, answer_ids, prompt_ids
+from tasft.evaluate import generating
 from tasft.evaluate.generating import Answer, begin, generate
 from tasft.model.scratch import train_tokenizer
 from tasft.prompt import prompt_format
@@ -75,6 +76,30 @@ def test_an_answer_ends_at_the_first_stop(model, tokenizer):
     want = [by_hand(model, tokenizer, prompt, stops) for prompt in PROMPTS]
     assert len(want[0]) <= 2 and max(map(len, want)) == NEW
     assert answers(model, tokenizer) == [text(tokenizer, tokens) for tokens in want]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_rows_that_have_ended_are_not_decoded_on(model, tokenizer, monkeypatch, kept):
+    # every fourth token is a stop: answers of 0 to NEW tokens
+    stops = {tokenizer.eos_token_id, *range(3, len(tokenizer), 8)}
+    model.generation_config.eos_token_id = sorted(stops)
+    want = [by_hand(model, tokenizer, prompt, stops) for prompt in PROMPTS]
+    assert len({len(tokens) for tokens in want}) > 3
+    sizes = []
+    forward = model.forward
+
+    def counting(input_ids, **more):
+        sizes.append(tuple(input_ids.shape))
+        return forward(input_ids, **more)
+
+    monkeypatch.setattr(model, "forward", counting)
+    if not kept:  # a model that keeps what it has read in another way
+        monkeypatch.setattr(generating, "_only", lambda cache, rows: None)
+    assert answers(model, tokenizer, batch_size=6) == [text(tokenizer, tokens) for tokens in want]
+    rows = [rows for rows, _ in sizes]
+    assert rows == sorted(rows, reverse=True) and rows[0] == 6 and rows[-1] < 3
+    assert sum(rows) < 6 * max(map(len, want))
+    assert sum(tokens > 1 for _, tokens in sizes) == (1 if kept else len(set(rows)))  # prompts are read once
 
 
 def test_padding_may_be_eos_or_missing(model, tokenizer):
@@ -167,21 +192,21 @@ class Stop(Exception):
 
 def test_stopped_anywhere_no_finished_batch_is_made_again(model, tokenizer, tmp_path, monkeypatch):
     made = []
-    real = model.generate
+    real = generating._batch
 
-    def counting(input_ids, **options):
+    def counting(model, tokenizer, batch, *more):
         if len(made) in stops:
             stops.remove(len(made))
             raise Stop
-        made.append(input_ids)
-        return real(input_ids=input_ids, **options)
+        made.append(batch)
+        return real(model, tokenizer, batch, *more)
 
     def ask(*always, new=NEW, **more):
         kept = Batches(tmp_path / "unfinished.jsonl", Answer, *always)
         return generate(model, tokenizer, PROMPTS, prompt_format("short", tokenizer), new, 2, kept=kept, **more)
 
     stops = {0, 1, 2}
-    monkeypatch.setattr(model, "generate", counting)
+    monkeypatch.setattr(generating, "_batch", counting)
     for _ in range(3):
         with pytest.raises(Stop):
             ask()
@@ -189,11 +214,11 @@ def test_stopped_anywhere_no_finished_batch_is_made_again(model, tokenizer, tmp_
     assert whole.count(b"\n") == 2
     (tmp_path / "unfinished.jsonl").write_bytes(whole[:-9])  # a line that was being written
     got = ask()
-    assert [each.shape[0] for each in made] == [2] * 4  # three batches, and the one whose line was cut short again
+    assert [len(each) for each in made] == [2] * 4  # three batches, and the one whose line was cut short again
     monkeypatch.undo()
     want = generate(model, tokenizer, PROMPTS, prompt_format("short", tokenizer), NEW, 2)
     assert got == want
-    monkeypatch.setattr(model, "generate", counting)
+    monkeypatch.setattr(generating, "_batch", counting)
     made.clear()
     assert ask() == want and not made
     for again in ({"new": NEW - 1}, {"options": {"num_beams": 2}}, {"prefix": ["I"] * len(PROMPTS)}):

@@ -8,9 +8,10 @@ import torch
 from peft import PeftModel
 
 from tasft.errors import UserError
-from tasft.model.adapter import Adapter, origin, tuned_name
+from tasft.model.adapter import Adapter
 from tasft.model.loading import load_base
 from tasft.model.lora import merged, with_lora
+from tasft.result.origin import Origin, origin, tuned_name
 from tasft.schema import Lora
 
 IDS = torch.arange(20)[None]
@@ -77,8 +78,8 @@ def test_the_name_says_how_the_adapter_was_trained(saved, tmp_path):
     (tmp_path / "my run" / "config.yaml").write_text(json.dumps({"loss": {"name": "emd"}, "data": data}))
     adapter = Adapter(tmp_path / "my run")
     assert adapter.name == f"emd_toxic50_contrastive7_{adapter.digest}"
-    assert origin(tuned_name("tiny-2", adapter)) == ("tiny-2", "emd_toxic50_contrastive7")
-    assert origin("mistral-from_scratch") is None
+    origins = origin(tuned_name("tiny-2", adapter.name))
+    assert origins == Origin("tiny-2", "emd_toxic50_contrastive7", adapter.digest)
 
 
 def test_what_is_no_adapter_says_so(saved, tmp_path):

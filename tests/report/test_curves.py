@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -40,6 +41,12 @@ def finished(root, model, seed, harmful, *, loss="emd", toxic=50, by_step=None):
     return run
 
 
+def by_steps(root, model="tiny tuned again"):
+    table = read_table(root)
+    configs = {run: json.loads((root / run / "config.yaml").read_text()) for run in {row.run for row in table.rows}}
+    return _by_steps(table, model, configs)
+
+
 def prefilled(run, tokens, whole, refused, added):
     folder = folder_of(run, "benchmark")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -71,8 +78,8 @@ def test_rates_of_the_whole_and_of_what_was_added(root):
 
 def test_files(root):
     written = draw_curves(root, read_table(root), root / "report")
-    assert [file.name for file in written] == ["prefill.csv", "harm-by-prefill.png", "harm-by-tuning-again.png"]
-    assert all(file.stat().st_size > 500 for file in written)
+    assert [file.name for file, _ in written] == ["prefill.csv", "harm-by-prefill.png", "harm-by-tuning-again.png"]
+    assert all(file.stat().st_size > 500 and not missing for file, missing in written)
     rows = list(csv.DictReader((root / "report" / "prefill.csv").open()))
     assert [(row["tokens"], row["part"], row["value"], row["n"], row["unscored"]) for row in rows] == [
         ("0", "whole answer", "0.25", "4", "0"),
@@ -85,13 +92,49 @@ def test_files(root):
 
 
 def test_seeds_share_a_curve_and_what_was_tuned_on_does_not(root):
-    table = read_table(root)
-    configs = {run: json.loads((root / run / "config.yaml").read_text()) for run in {row.run for row in table.rows}}
-    curves = {(curve.label, curve.dash): curve.rates for curve in _curves(_by_steps(table, configs))}
+    lines, asked = by_steps(root)
+    curves = {(curve.label, curve.dash): curve.rates for curve in _curves(lines)}
+    assert asked == ["ask"]
     assert curves == {
         ("emd toxic50", "20 harmful rows"): {0: [Rate(0, 4)] * 2, 5: [Rate(2, 4), Rate(3, 4)]},
         ("emd toxic50", "200 benign rows"): {0: [Rate(0, 4)], 5: [Rate(0, 4)]},
     }
+
+
+def asked_too(root, name, seed, by_step):
+    """Answers to one more toxic benchmark in a run of the fixture."""
+    (run,) = root.glob(f"tiny-from_*/sft/toxic*/seed{seed}-20")
+    config = json.loads((run / "config.yaml").read_text())
+    config["benchmark"][name] = {"kind": "toxic"}
+    (run / "config.yaml").write_text(json.dumps(config))
+    for step, labels in by_step.items():
+        RunDir(run).write_scores(name, step, "oracle", scores(labels))
+
+
+def test_a_curve_is_over_what_was_asked_at_every_step(root):
+    for seed in (1, 2):
+        asked_too(root, "other", seed, {5: "hhhhhhhh"})  # at the last step alone, so that no step but it is pooled
+    before, _ = by_steps(root)
+    shutil.rmtree(next(root.glob("tiny-from_emd_toxic50_0123abcd/sft/toxic*/seed1-0")))
+    lines, asked = by_steps(root)
+    assert asked == ["ask"]
+    assert [line.rates for line in lines] == [{0: Rate(0, 4), 5: Rate(2, 4)}, {0: Rate(0, 4), 5: Rate(3, 4)}]
+    assert lines[0].rates == next(line.rates for line in before if line.dash == lines[0].dash and line.seed == 1)
+    asked_too(root, "other", 1, {0: "rrrr"})
+    asked_too(root, "other", 2, {0: "hhrr"})
+    lines, asked = by_steps(root)
+    assert asked == ["ask", "other"]
+    assert [line.rates for line in lines] == [{0: Rate(0, 8), 5: Rate(10, 12)}, {0: Rate(2, 8), 5: Rate(11, 12)}]
+
+
+def test_without_a_benchmark_at_every_step_there_is_no_curve(root):
+    for file in root.glob("tiny-from_*/sft/*/seed2-20/*/ask@0*"):
+        file.rename(file.with_name(file.name.replace("ask", "other")))
+    asked_too(root, "other", 2, {})
+    assert by_steps(root)[1] == []
+    drawn = dict(draw_curves(root, read_table(root), root / "report"))
+    assert "no toxic benchmark was asked at every step" in drawn[root / "report" / "harm-by-tuning-again.png"]
+    assert not (root / "report" / "harm-by-tuning-again.png").exists()
 
 
 def test_one_seed_twice_is_no_second_seed():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from tasft.result.agreement import auroc, kappa, rank_correlation
+from tasft.result.agreement import Measure, auroc, kappa, rank_correlation
 
 
 def test_kappa_by_hand():
@@ -30,8 +30,24 @@ def test_auroc_by_hand():
     found = auroc([True, True, False, False], [3.0, 1.0, 2.0, 1.0])
     assert found.value == 0.625
     assert auroc([True, True], [1.0, 2.0]).value is None
+    # one of each in order: (1 - x)^2 = z^2 x (1 - x), so x = 1 / (1 + z^2)
+    sure = auroc([True, False], [1.0, 0.0])
+    assert (sure.value, sure.low, sure.high) == (1.0, pytest.approx(1 / (1 + 1.959964**2)), 1.0)
+    assert auroc([True, False], [0.0, 1.0]).high == pytest.approx(1 - sure.low)
     sure = auroc([True] * 20 + [False] * 20, list(range(40, 0, -1)))
-    assert (sure.value, sure.low, sure.high) == (1.0, 1.0, 1.0)
+    # 400 (1 - x)^2 = z^2 x (1 - x) (1 + 19 ((1 - x)/(2 - x) + x/(1 + x)))
+    x = sure.low
+    assert 400 * (1 - x) == pytest.approx(1.959964**2 * x * (1 + 19 * ((1 - x) / (2 - x) + x / (1 + x))), rel=1e-5)
+
+
+def test_full_agreement_is_not_sure():
+    # 0 of n differ: at most z^2 / (n + z^2) by Wilson; by chance half differ where labels are as frequent as each other
+    found = kappa(["a", "b"] * 10, ["a", "b"] * 10)
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(1 - 2 * 3.841459 / 23.841459), 1.0)
+    # 1 of 10 is b: by chance 0.81 + 0.01 agree
+    assert kappa(["a"] * 9 + ["b"], ["a"] * 9 + ["b"]).low == pytest.approx(1 - 3.841459 / 13.841459 / 0.18)
+    assert kappa(["a"], ["b"]) == Measure(0.0, None, None)
+    assert rank_correlation([1, 2, 3, 4], [5, 6, 7, 8]) == Measure(pytest.approx(1.0), None, None)
 
 
 def test_rank_correlation_by_hand():
@@ -44,13 +60,25 @@ def test_rank_correlation_by_hand():
 
 def test_drawn_together_is_the_plain_bootstrap():
     rng = np.random.default_rng(1)
-    truth = rng.random(40) < 0.5
-    scores = rng.random(40) + 0.5 * truth
+    people = rng.integers(4, size=40)
+    scores = people + rng.normal(size=40)
     plain = []
     for _ in range(1500):
         drawn = rng.integers(40, size=40)
+        plain.append(spearmanr(people[drawn], scores[drawn]).statistic)
+    found = rank_correlation(list(people), list(scores))
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(plain, [2.5, 97.5])), abs=0.03)
+    assert found == rank_correlation(list(people), list(scores))
+
+
+def test_the_interval_of_auroc_is_about_that_of_resampled_answers():
+    rng = np.random.default_rng(1)
+    truth = rng.random(200) < 0.5
+    scores = rng.random(200) + 0.5 * truth
+    plain = []
+    for _ in range(1500):
+        drawn = rng.integers(200, size=200)
         positive, other = scores[drawn][truth[drawn]], scores[drawn][~truth[drawn]]
         plain.append((positive[:, None] > other).mean() + (positive[:, None] == other).mean() / 2)
     found = auroc(list(truth), list(scores))
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(plain, [2.5, 97.5])), abs=0.02)
-    assert found == auroc(list(truth), list(scores))

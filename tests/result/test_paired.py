@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tasft.result.paired import holm, mcnemar, paired_bootstrap
+from tasft.result.paired import holm, mcnemar, paired_bootstrap, tango
 
 
 def both(only_first, only_second, alike):
@@ -41,9 +41,46 @@ def test_the_bootstrap_of_one_run_is_that_of_its_discordant_prompts():
 def test_no_difference_and_a_sure_one():
     a = np.array([[1.0, 0.0, 1.0, 1.0]])
     same = paired_bootstrap(a, a, same_seeds=True)
-    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    assert (same.value, same.low, same.high, same.p) == (0.0, None, None, 1.0)
     sure = paired_bootstrap(np.ones((1, 9)), np.zeros((1, 9)), same_seeds=True, draws=999)
-    assert (sure.value, sure.low, sure.high, sure.p) == (1.0, 1.0, 1.0, 2 / 1000)
+    assert (sure.value, sure.low, sure.high, sure.p) == (1.0, None, None, 2 / 2**9)  # 9 coins on one side
+    sure = paired_bootstrap(np.ones((1, 10)), np.zeros((1, 10)), same_seeds=True, draws=999)
+    assert sure.p == 2 / 1000
+    # sums of scores that differ by their rounding alone are the same
+    scores = np.random.default_rng(0).random((2, 30)) * 1e3
+    moved = paired_bootstrap(scores + 0.1, scores, same_seeds=True)
+    assert (moved.value, moved.low, moved.high) == (pytest.approx(0.1), None, None)
+
+
+def test_tango_s_interval_by_hand():
+    # Tango's score interval of Bentur et al.'s 1 and 7 discordant of 21, as Fagerland, Lydersen and Laake 2014 give it
+    assert tango(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    assert tango(7, 1, 21) == pytest.approx((0.026, 0.517), abs=5e-4)
+    # nothing differs: (n x)^2 = z^2 n x (1 - x), so x = z^2 / (n + z^2)
+    end = 1.959964**2 / (100 + 1.959964**2)
+    assert tango(0, 0, 100) == pytest.approx((-end, end), abs=1e-6)
+    # all differ: (n - n x)^2 = z^2 n (1 - x^2), with nothing for the second alone: x = (n - z^2) / (n + z^2)
+    low, high = tango(100, 0, 100)
+    assert (low, high) == (pytest.approx((100 - 1.959964**2) / (100 + 1.959964**2), abs=1e-6), 1.0)
+    with pytest.raises(ValueError, match="not those on which two runs differ"):
+        tango(3, 2, 4)
+
+
+def test_tango_s_interval_of_any_counts():
+    for n in (1, 2, 7, 20, 600):
+        counts = [0, 1, n // 2, n - 1, n]
+        for b, c in {(b, c) for b in counts for c in counts if 0 <= b and 0 <= c and b + c <= n}:
+            low, high = tango(b, c, n)
+            assert -1 <= low <= (b - c) / n <= high <= 1 and high - low > 1 / (n + 4)
+            assert tango(c, b, n) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_tango_s_interval_covers_as_often_as_it_says():
+    rng, n, shares = np.random.default_rng(4), 60, (0.02, 0.06, 0.92)  # difference -0.04
+    drawn = rng.multinomial(n, shares, 2000)
+    ends = {tuple(each): tango(*each[:2], n) for each in drawn.tolist()}
+    covered = np.mean([ends[tuple(each)][0] <= -0.04 <= ends[tuple(each)][1] for each in drawn.tolist()])
+    assert 0.93 < covered < 0.985
 
 
 def test_seeds_are_their_own_level():
@@ -54,7 +91,7 @@ def test_seeds_are_their_own_level():
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
     assert found.p == pytest.approx(0.5, abs=0.03)
     # seeds that go together leave no difference; each on its own, the difference is anything from -1 to 1
-    assert paired_bootstrap(first, first, same_seeds=True).high == 0.0
+    assert paired_bootstrap(first, first, same_seeds=True).high is None
     apart = paired_bootstrap(first, first, same_seeds=False)
     assert (apart.low, apart.high) == (-1.0, 1.0)
 

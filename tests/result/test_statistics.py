@@ -59,5 +59,6 @@ def test_a_mean_with_its_t_interval_by_hand():
     found = mean_of([1.0, 2.0, 6.0], unscored=4)
     assert (found.n, found.unscored, found.value, found.stderr) == (3, 4, 3.0, pytest.approx(1.527525, abs=1e-6))
     assert (found.low, found.high) == pytest.approx((3 - 6.572411, 3 + 6.572411), abs=1e-5)
+    assert mean_of([2.5, 2.5, 2.5]) == Mean(3, 0, 2.5, 0.0, None, None)  # which does not say that all others are 2.5
     assert mean_of([2.5]) == Mean(1, 0, 2.5, None, None, None)
     assert mean_of([], unscored=2) == Mean(0, 2, None, None, None, None)

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_the_joint_outcome_of_all_judges_but_those_that_stay_out(tmp_path):
     assert table.values(joint["harmful"]) == {"t1/0": 0.0, "t1/1": 1.0, "t1/2": None, "t1/3": 0.0}
     # shares between 0 and 1 have a mean beside the rates
     graded = one(table.rows, judge="qwen3guard", metric="mean score")
-    assert (graded.value, graded.low, graded.high, graded.n, graded.unscored) == (0.25, 0.25, 0.25, 3, 1)
+    assert (graded.value, graded.low, graded.high, graded.n, graded.unscored) == (0.25, None, None, 3, 1)
 
 
 def test_pooled_values_are_those_of_the_benchmarks_that_every_run_has(tmp_path):
@@ -265,6 +266,61 @@ def test_folders_without_a_finished_run_are_mistakes(tmp_path):
     make_run(tmp_path, finished=False)
     with pytest.raises(UserError, match="1 unfinished: give"):
         read_table(tmp_path)
+
+
+def tuned_again(root, digest, seed, origin_weight=0.5, origin=True, how="emd_toxic50", **more):
+    """Plain SFT that goes on from a run of `make_run`."""
+    first = make_run(root, weight=origin_weight, seed=seed, digest=digest)
+    if not origin:
+        shutil.rmtree(first.path)
+    model = {"name": f"tiny-from_{how}_{digest}", "adapter": str(first.adapter.absolute())}
+    config = yaml.safe_load((make_run(root, "sft", 0, None, seed, "c").config).read_text())
+    shutil.rmtree(run_path(root, "tiny", "sft", 0, None, seed, "c"))
+    run = RunDir(root / model["name"] / "sft" / "toxic0" / f"seed{seed}-{digest}{len(more)}")
+    run.create(yaml.safe_dump(config | {"model": model} | more), {})
+    run.finish()
+    oracle(run, "t1", harmful=seed, refusal=4 - seed)
+    return run
+
+
+def variants_of(root):
+    return {(row.model, row.seed, row.variant) for row in read_table(root).rows}
+
+
+def test_runs_that_tune_again_stand_together_whatever_their_origin_s_seed(tmp_path):
+    tuned_again(tmp_path, "0000000a", 1)
+    tuned_again(tmp_path, "0000000b", 2)
+    tuned_again(tmp_path, "0000000b", 2, data={"toxic": 0, "harmful": 20})
+    model = "tiny tuned again"
+    assert variants_of(tmp_path) == {
+        (model, 1, "from=emd_toxic50"),
+        (model, 2, "from=emd_toxic50"),
+        (model, 2, "from=emd_toxic50 harmful=20"),
+    }
+
+
+def test_what_differs_between_their_origins_is_named_where_all_are_known(tmp_path):
+    tuned_again(tmp_path / "a", "0000000a", 1)
+    tuned_again(tmp_path / "a", "0000000b", 2, origin_weight=1.0)
+    model = "tiny tuned again"
+    told = {
+        (model, 1, "from=emd_toxic50 from.loss.weight=0.5"),
+        (model, 2, "from=emd_toxic50 from.loss.weight=1.0"),
+    }
+    assert variants_of(tmp_path / "a") == told
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert variants_of(tmp_path / "moved") == told
+    tuned_again(tmp_path / "moved", "0000000c", 3, origin=False)
+    assert {variant for _, _, variant in variants_of(tmp_path / "moved")} == {"from=emd_toxic50"}
+
+
+def test_one_seed_from_two_origins_is_no_second_seed(tmp_path):
+    for digest in ("0000000a", "0000000b"):
+        tuned_again(tmp_path, digest, 1)
+    assert {variant for _, _, variant in variants_of(tmp_path)} == {
+        "from=emd_toxic50_0000000a",
+        "from=emd_toxic50_0000000b",
+    }
 
 
 def test_accuracies_of_tasks_have_wilson_intervals_other_metrics_their_standard_errors(tmp_path):
