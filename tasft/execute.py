@@ -33,6 +33,7 @@ from tasft.evaluate.served import served
 from tasft.evaluate.tasks import run_tasks, write_results
 from tasft.loss.adaptive import Adaptive, Goal, reference_curve
 from tasft.model.lora import with_lora
+from tasft.model.readme import adapter_readme
 from tasft.prepare import Run
 from tasft.remote import check_key
 from tasft.result.batches import Batches
@@ -412,6 +413,10 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
     draft = folder.path / ".adapter"
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(str(draft))
+    revision = model.peft_config["default"].revision
+    title = f"{config.model.name}, {folder.path.parent.parent.name} {folder.path.parent.name}, seed {config.seed}"
+    text = adapter_readme(title, run.base.place, revision, run.base.adapters, run.format.prompt("{prompt}"))
+    write_atomically(draft / "README.md", text)
     draft.rename(folder.adapter)
     return model, logger
 
@@ -488,6 +493,7 @@ def _environment(run: Run) -> dict[str, Any]:
         "licences": run.licences,
         "weight": asdict(run.weight),
         "base": run.base.identity,  # what the adapter belongs on
+        "weights": run.base.weights,
     }
 
 

@@ -29,6 +29,7 @@ def with_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
+        revision=getattr(model.config, "_commit_hash", None),  # of a model of the hub: what it was loaded from
     )
     return get_peft_model(model, config)
 
