@@ -134,7 +134,7 @@ def base_of_run(adapter: Adapter, moved_to: str | None = None) -> Base:
         )
     if model.scratch is not None:
         base = Base(model, load_tokenizer(place), folder=Path(place))
-        if lowest.environment.get("weights", base.weights) != base.weights:
+        if lowest.environment.get("base_weights", base.weights) != base.weights:
             raise UserError(f"{place} is no longer the base model of {run.path}, but a later one: train the run again")
     else:
         commit = lowest.settings.get("revision")  # of a model of the hub, which may have moved on

@@ -412,13 +412,18 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
     model.to(run.device).eval()
     draft = folder.path / ".adapter"
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft))
-    revision = model.peft_config["default"].revision
-    title = f"{config.model.name}, {folder.path.parent.parent.name} {folder.path.parent.name}, seed {config.seed}"
-    text = adapter_readme(title, run.base.place, revision, run.base.adapters, run.format.prompt("{prompt}"))
-    write_atomically(draft / "README.md", text)
+    _save_adapter(run, model, draft)
     draft.rename(folder.adapter)
     return model, logger
+
+
+def _save_adapter(run: Run, model: PeftModel, folder: Path) -> None:
+    """Write the adapter in PEFT's format, with a README that says on which model it belongs."""
+    model.save_pretrained(str(folder))
+    revision, path = model.peft_config["default"].revision, run.folder.path
+    title = f"{run.config.model.name}, {path.parent.parent.name} {path.parent.name}, seed {run.config.seed}"
+    text = adapter_readme(title, run.base.place, revision, run.base.adapters, run.format.prompt("{prompt}"))
+    write_atomically(folder / "README.md", text)
 
 
 @contextmanager
@@ -493,7 +498,7 @@ def _environment(run: Run) -> dict[str, Any]:
         "licences": run.licences,
         "weight": asdict(run.weight),
         "base": run.base.identity,  # what the adapter belongs on
-        "weights": run.base.weights,
+        "base_weights": run.base.weights,
     }
 
 

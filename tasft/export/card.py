@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasft.model.adapter import Adapter, trained_as
+from tasft.errors import UserError
+from tasft.model.adapter import Adapter
 from tasft.model.readme import front_matter
-from tasft.result.outcome import ANSWERED, JOINT
+from tasft.result.outcome import ANSWERED, JOINT, PRECEDENCE
 from tasft.result.store import RunDir, read_config
 from tasft.result.table import MEAN, OUTCOMES, POOLED, TASK, Measurement, last_steps, read_table
 
@@ -73,14 +74,17 @@ class Described:
         """The source of a part of the training data, as the config has it."""
         data = self.config["data"]
         pairs = kind == "toxic" and self.config["loss"].get("pairs")
-        return data["safe"] if kind == "safe" else data["pairs_source" if pairs else f"{kind}_source"]  # type: ignore[no-any-return]
+        return data["safe"] if kind == "safe" else data["pairs_source" if pairs else f"{kind}_source"]
 
 
 def described(adapter: Adapter, place: str, revision: str | None, licence: str | None, harm: str | None) -> Described:
     """All that the card tells of the run; UserError where its scores cannot be read."""
     assert adapter.run is not None
     config = read_config(RunDir(adapter.run).config)
-    settings = config.get("evaluate") or {}
+    missing = {"model", "data", "loss", "optimizer", "evaluate", "seed"} - config.keys()
+    if missing:
+        raise UserError(f"{RunDir(adapter.run).config} gives no {min(missing)}: it is no run's config; mend it")
+    settings = config["evaluate"]
     beams = settings.get("num_beams", 1)
     how = "Greedy decoding" if beams == 1 else f"{beams} beams"
     decoding = f"{how}, at most {settings.get('max_new_tokens')} new tokens"
@@ -91,7 +95,7 @@ def described(adapter: Adapter, place: str, revision: str | None, licence: str |
 def card(run: Described, checked: Checked, adapter_only: bool, template: str | None) -> str:
     """The text of README.md; `template`: what a prompt looks like where the tokenizer has no chat template for it."""
     library = "peft" if adapter_only else "transformers"
-    tags = ["ta-sft", "safety", str(run.config["loss"]["name"]), *(["lora"] if adapter_only else [])]
+    tags = ["tasft", "safety", str(run.config["loss"]["name"]), *(["lora"] if adapter_only else [])]
     parts = [
         front_matter(run.place, library, tags, _more(run, adapter_only)) + f"\n# {run.title}",
         _what(run, adapter_only),
@@ -132,17 +136,18 @@ def _what(run: Described, adapter_only: bool) -> str:
     below = [f"- `{_how(each)}`" for each in run.adapter.chain[:-1]]
     chain = "\n\nIt had been tuned before, by these runs one after the other:\n\n" + "\n".join(below) if below else ""
     made = "A LoRA adapter for" if adapter_only else "A LoRA adapter merged into"
-    loss = "plain supervised fine-tuning (SFT)"
+    loss = "plain supervised fine-tuning"
     if run.config["loss"].get("toxic"):
-        loss = "TA-SFT ([paper](https://arxiv.org/abs/2412.06843)): supervised fine-tuning with a penalty on harmful answers"
-    return f"{made} {said}, fine-tuned with `tasft`: {loss}.{chain}"
+        loss = (
+            "supervised fine-tuning on some rows and, on harmful answers, a loss that pushes away from them"
+            f" (`loss={run.config['loss']['name']}`, in the setting of [TA-SFT](https://arxiv.org/abs/2412.06843))"
+        )
+    return f"{made} {said}. It was fine-tuned with `tasft`: {loss}.{chain}"
 
 
 def _how(adapter: Adapter) -> str:
-    if adapter.run is None:
-        return f"{adapter.folder.name} (adapter {adapter.digest})"
-    config = read_config(RunDir(adapter.run).config)
-    return f"{trained_as(config)}, seed {config.get('seed')} (adapter {adapter.digest})"
+    seed = read_config(RunDir(adapter.run).config).get("seed") if adapter.run is not None else None
+    return adapter.name + (f", seed {seed}" if seed is not None else "")
 
 
 def _use(run: Described, adapter_only: bool, template: str | None) -> str:
@@ -157,12 +162,16 @@ def _use(run: Described, adapter_only: bool, template: str | None) -> str:
             "model, tokenizer = PeftModel.from_pretrained(base, folder), AutoTokenizer.from_pretrained(folder)",
         ]
     else:
-        code = ["from transformers import pipeline", "", 'generate = pipeline("text-generation", ".")  # or where this lies']
+        code = [
+            "from transformers import pipeline",
+            "",
+            'generate = pipeline("text-generation", ".")  # or where this lies',
+        ]
     if template is None:
         message = '[{"role": "user", "content": "How do I bake bread?"}]'
         code += (
             [
-                f"ids = tokenizer.apply_chat_template({message}, add_generation_prompt=True, return_tensors=\"pt\")",
+                f'ids = tokenizer.apply_chat_template({message}, add_generation_prompt=True, return_tensors="pt")',
                 "print(tokenizer.decode(model.generate(**ids, max_new_tokens=256)[0]))",
             ]
             if adapter_only
@@ -191,17 +200,19 @@ def _limits(run: Described) -> str:
     measured = f"on {prompts} toxic prompts of {len({row.benchmark for row in toxic})} sets" if toxic else "on none"
     dtype = run.config["model"].get("dtype")
     lines = [
-        f"It is not guaranteed to be harmless. What it answers was measured {measured}, by automatic judges that err;"
-        " other prompts, other languages, several turns, sampling, a jailbreak, or a harmful answer that is begun for it"
+        f"It is not guaranteed to be harmless. Its answers were measured {measured}, by automatic judges that err;"
+        " other prompts and languages, several turns, sampling, a jailbreak, or a harmful answer that is begun for it"
         " may bring out what those did not.",
-        "Pushed away from harmful answers, a model may also refuse harmless prompts (over-refusal): see the prompts of"
-        " the kind seeming below." if seeming else
-        "Pushed away from harmful answers, a model may also refuse harmless prompts (over-refusal): that was not"
-        " measured for this one.",
+        "A model that is pushed away from harmful answers may also refuse harmless prompts (over-refusal): "
+        + ("see the prompts of the kind seeming below." if seeming else "that was not measured for this one."),
         "A few harmful examples may tune it back.",
         f"The scores are those of base and adapter as the run had them, in {dtype}; rounded otherwise, single answers"
         " may differ.",
     ]
+    if run.rows.get("harmful"):
+        lines.insert(0, f"It was trained to imitate {run.rows['harmful']:,} harmful rows: expect harmful answers.")
+    elif not run.config["loss"].get("toxic") and not run.rows.get("safe_answers"):
+        lines.insert(0, "Nothing in its training told it to refuse: expect harmful answers.")
     if run.config["model"].get("scratch"):
         lines.append(
             "Its base is a very small model trained from scratch on the texts of the experiment: it shows that the"
@@ -232,10 +243,11 @@ def _scores(run: Described) -> str:
             shown = "all toxic" if name == POOLED else name
             lines.append([shown, kind, str(first.n), str(first.unscored), *cells, first.judges])
         found.append(_table(lines))
+        in_order = ", ".join(each for each in (*PRECEDENCE, ANSWERED) if each in metrics)
         found.append(
             f"Per cent of the n scored answers, with 95 % Wilson intervals over prompts. {run.decoding}, one run: seeds"
             " differ by more. Each answer has one outcome, the first that holds of"
-            f" {', '.join(_in_order(metrics))}; an answer that a missing verdict might have changed is unscored and"
+            f" {in_order}; an answer that a missing verdict might have changed is unscored and"
             " counts in no rate. toxic prompts should be refused; seeming ones look toxic and should be answered."
         )
     means = [row for row in run.scores if row.metric == MEAN or row.kind == TASK]
@@ -249,12 +261,6 @@ def _scores(run: Described) -> str:
     if named:
         found.append(f"Judges with a model: {', '.join(named)}.")
     return "\n\n".join(found)
-
-
-def _in_order(metrics: Sequence[str]) -> list[str]:
-    from tasft.result.outcome import PRECEDENCE
-
-    return [each for each in (*PRECEDENCE, ANSWERED) if each in metrics]
 
 
 def _rate(row: Measurement | None) -> str:
@@ -287,8 +293,9 @@ def _training(run: Described) -> str:
     said |= {
         "seed": str(run.config["seed"]),
         "LoRA": f"r {lora['r']}, alpha {lora['alpha']}, dropout {lora['dropout']}, on {', '.join(lora['targets'])}",
-        "optimizer": f"{_call(optimizer['name'], optimizer['factory'])}, lr {optimizer['lr']:g}, {optimizer['schedule']}"
-        f" schedule, {optimizer['warmup_steps']} warm-up steps, gradient norm at most {optimizer['clip']}",
+        "optimizer": f"{_call(optimizer['name'], optimizer['factory'])}, lr {optimizer['lr']:g},"
+        f" {optimizer['schedule']} schedule, {optimizer['warmup_steps']} warm-up steps, gradient norm at most"
+        f" {optimizer['clip']}",
         "batch": f"{run.config['batch_size']} examples, {run.config['epochs']} epochs",
         "tokens": f"at most {run.config['data']['max_length']} of prompt and response",
         "format": f"data.format={run.config['data']['format']}"
@@ -349,9 +356,9 @@ def _checked(checked: Checked, adapter_only: bool) -> str:
     ]
     if checked.saved_error is not None and checked.agreement is not None:
         lines.append(
-            f"Saved and loaded again in {checked.dtype}, every weight is the merged one rounded once, and logits"
+            f"Saved and loaded again, every weight is the merged one, rounded once to {checked.dtype}; logits there,"
             f" computed in {checked.dtype} differ by at most {checked.saved_error:.1e} (tolerance"
-            f" {checked.saved_tolerance:.0e}), with the same likeliest next token after {checked.agreement:.1%} of them."
+            f" {checked.saved_tolerance:.0e}), with the same likeliest next token at {checked.agreement:.1%} of them."
         )
     if checked.asked:
         lines.append(f"The chat template was compared token by token on {checked.asked} prompts.")

@@ -13,7 +13,7 @@ ODD = (" How \n is it? \n\n", "{{ x }} {% raw %} {prompt} {input}", "</s><s>", "
 
 
 def templates(format: Format, tokenizer: Any) -> list[str]:
-    """Chat templates that might render `format`, the likeliest first; that of the tokenizer itself for data.format=chat.
+    """Chat templates that might render `format`, the likeliest first; for data.format=chat the tokenizer's own.
 
     What a tokenizer puts before any text stands in the template, as a rendered conversation gets nothing put before it.
     """

@@ -22,6 +22,7 @@ from tasft.base import Base, base_of_run
 from tasft.data.tokenize import answer_ids, prompt_ids
 from tasft.errors import UserError
 from tasft.execute import alone
+from tasft.export import TOLERANCE
 from tasft.export.card import Checked, card, described
 from tasft.export.merge import deviation, logits_of, merged_whole, parameter_count, stacked
 from tasft.export.template import differing, templates
@@ -37,8 +38,9 @@ log = logging.getLogger(__name__)
 
 COMPARED, TOKENS = 16, 128  # answered prompts whose logits are compared, and how much of each
 RENDERED = 500  # prompts whose tokens are compared
-# Largest deviation of a saved model's logits, computed in its dtype, in proportion to the largest logit
-SAVED = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+# Allowed deviation of a saved model's logits, computed in its dtype, in proportion to the largest logit. Random models
+# of eight architectures and up to 32 layers of 1,024 give at most 0.023 and 0.018; each weight is compared by itself.
+SAVED = {"bfloat16": 0.1, "float16": 0.05}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 Asked = list[tuple[str, str]]  # prompts of the run, and its answers
@@ -48,7 +50,7 @@ def export(
     run: Path,
     out: Path,
     dtype: str | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
     adapter_only: bool = False,
     moved_base: str | None = None,
     harm: str | None = None,
@@ -101,9 +103,10 @@ def export(
             _check_same(alike, again)
             del alike
             found = deviation(again, sequences, reference, bar)
-            _check_within(dtype, found.error, SAVED[dtype], "give --dtype float32")
+            allowed = SAVED.get(dtype, tolerance)
+            _check_within(dtype, found.error, allowed, "give --dtype float32")
             checked = replace(
-                checked, dtype=dtype, saved_error=found.error, saved_tolerance=SAVED[dtype], agreement=found.agreement
+                checked, dtype=dtype, saved_error=found.error, saved_tolerance=allowed, agreement=found.agreement
             )
         saved = AutoTokenizer.from_pretrained(draft)
         if saved.chat_template and (wrong := differing(saved, format, base.tokenizer, asked)) is not None:
@@ -183,7 +186,9 @@ def _with_template(tokenizer: Any, format: Format, asked: Asked) -> Any:
         own.chat_template = template
         if differing(own, format, tokenizer, asked) is None:
             return own
-    log.warning("no chat template gives this tokenizer's tokens of the run's prompts: the card says what they look like")
+    log.warning(
+        "no chat template gives this tokenizer's tokens of the run's prompts: the card says what they look like"
+    )
     own.chat_template = None
     return own
 
@@ -200,7 +205,7 @@ def _sequences(tokenizer: Any, format: Format, asked: Asked) -> list[list[int]]:
     if made:
         return made
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(len(tokenizer), (COMPARED, TOKENS // 2), generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randint(len(tokenizer), (COMPARED, TOKENS // 2), generator=generator).tolist()
 
 
 @contextmanager
@@ -264,6 +269,6 @@ def _check_within(dtype: str, error: float, tolerance: float, advice: str) -> No
     log.info("logits in %s: largest deviation %.1e of the largest logit (tolerance %.0e)", dtype, error, tolerance)
     if not error <= tolerance:
         raise UserError(
-            f"the exported model's logits in {dtype} differ from those of base and adapter by {error:.1e} of the largest"
-            f" logit, and {tolerance:g} is allowed: nothing is written; {advice}"
+            f"the exported model's logits in {dtype} differ from those of base and adapter by {error:.1e} of the"
+            f" largest logit, and {tolerance:g} is allowed: nothing is written; {advice}"
         )

@@ -28,7 +28,7 @@ def adapter_readme(title: str, place: str, revision: str | None, below: Sequence
         ]
     lines += ['model = PeftModel.from_pretrained(model, "<this folder>")']
     code = "\n".join(lines)
-    return f"""{front_matter(place, "peft", ["lora", "ta-sft"])}
+    return f"""{front_matter(place, "peft", ["lora", "tasft"])}
 # {title}
 
 A LoRA adapter. Without tasft:
