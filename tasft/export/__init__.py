@@ -13,7 +13,7 @@ from pathlib import Path
 from tasft.errors import UserError
 
 # Ten times what random models of eight architectures and up to 32 layers of 1,024 give, with adapters that move their
-# logits by 0.7 to 2 times the largest: at most 1.5e-6.
+# logits by 0.7 to 2 times the largest: at most 1.6e-6.
 TOLERANCE = 2e-5
 DTYPES = ("float32", "bfloat16", "float16")
 

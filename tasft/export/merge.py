@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tasft.errors import UserError
 from tasft.model.adapter import Adapter
+from tasft.model.lora import untie
 from tasft.progress import Progress
 
 Logits = list[torch.Tensor]  # for each sequence (T, V) float32
@@ -42,23 +42,12 @@ def stacked(base: PreTrainedModel, adapters: Sequence[Adapter]) -> PeftModel:
 
 def merged_whole(model: PeftModel) -> PreTrainedModel:
     """The model with what `stacked` has put beside its weights added to them; it needs no PEFT any more."""
-    _untie(model.get_base_model())
+    untie(model.get_base_model())
     try:
         whole = model.merge_and_unload(safe_merge=True, adapter_names=list(model.base_model.active_adapters))
     except ValueError as error:  # NaN
         raise UserError(f"the adapter cannot be merged: {str(error).splitlines()[0]}") from None
     return whole.requires_grad_(False).eval()
-
-
-def _untie(model: Any) -> None:
-    """Make two of an input and output embedding that are one matrix, where an adapter changes one of them alone."""
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if None in layers or not any(isinstance(each, BaseTunerLayer) for each in layers):
-        return
-    plain = [each.get_base_layer() if isinstance(each, BaseTunerLayer) else each for each in layers]
-    if plain[0].weight.data_ptr() == plain[1].weight.data_ptr():
-        plain[1].weight = torch.nn.Parameter(plain[1].weight.detach().clone())
-        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 @torch.no_grad()

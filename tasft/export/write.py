@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from tasft import hub
 from tasft.base import Base, base_of_run
 from tasft.data.tokenize import answer_ids, prompt_ids
 from tasft.errors import UserError
@@ -98,7 +99,8 @@ def export(
         checked = Checked(len(asked), len(sequences), sum(map(len, sequences)), effect, error, tolerance)
         if not adapter_only:
             alike.generation_config = _generation(alike, tokenizer, evaluate)
-            _save(alike.to(getattr(torch, dtype)), draft, out, max_shard_size)
+            log.info("saving %s in %s", _size(count * BYTES[dtype]), dtype)
+            alike.to(getattr(torch, dtype)).save_pretrained(draft, max_shard_size=max_shard_size)
             again = load_base(str(draft), dtype)
             _check_same(alike, again)
             del alike
@@ -135,8 +137,19 @@ def _adapter_of(run: Path) -> Adapter:
     if not RunDir(adapter.run).finished:
         raise UserError(f"{adapter.run} is not finished: give the run's own command again, it goes on where it stopped")
     for each in adapter.chain:
-        each.digest  # noqa: B018 - reads what may be damaged
+        _check_readable(each)
     return adapter
+
+
+def _check_readable(adapter: Adapter) -> None:
+    """UserError where the adapter's config or weights are damaged; reads no more than their headers."""
+    adapter.settings  # noqa: B018
+    try:
+        for file in adapter.folder.glob("adapter_model.safetensors"):
+            with safe_open(file, "pt"):
+                pass
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged ({error}): put it back, or train the run again") from None
 
 
 def _check_alone(adapter: Adapter, dtype: str | None) -> None:
@@ -221,6 +234,8 @@ def _draft(out: Path) -> Iterator[Path]:
             if out.exists():
                 out.rmdir()
             draft.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {out}: {hub.first_line(error)}; nothing is left there") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -246,14 +261,6 @@ def _generation(model: PreTrainedModel, tokenizer: Any, evaluate: dict[str, Any]
         num_beams=evaluate.get("num_beams", 1),
         do_sample=False,
     )
-
-
-def _save(model: PreTrainedModel, draft: Path, out: Path, max_shard_size: str) -> None:
-    log.info("saving %s", _size(sum(each.numel() * each.element_size() for each in model.parameters())))
-    try:
-        model.save_pretrained(draft, max_shard_size=max_shard_size)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {out}: {str(error).splitlines()[0]}; nothing is left there") from None
 
 
 def _check_same(saved: PreTrainedModel, again: PreTrainedModel) -> None:

@@ -86,6 +86,7 @@ def load_base(
             output_loading_info=True,
         ),
     )
+    model.config._commit_hash = hub.commit(path, revision)
     return _whole(path, model, info)
 
 
