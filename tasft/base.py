@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 from transformers import AutoTokenizer, PreTrainedModel
 
 from tasft.errors import UserError
@@ -20,6 +21,7 @@ from tasft.model.adapter import Adapter
 from tasft.model.loading import load_base, load_tokenizer, model_fingerprint
 from tasft.model.lora import merged
 from tasft.model.scratch import fresh_llama, train_tokenizer
+from tasft.result.store import RunDir, read_config
 from tasft.schema import Model
 from tasft.source import cache_folder
 from tasft.train.pretrain import pretrain
@@ -53,6 +55,18 @@ class Base:
             return [self.folder.name, *merged_in]
         assert self.model.path is not None
         return [model_fingerprint(self.model.path), self.model.revision, *merged_in]
+
+    @property
+    def place(self) -> str:
+        """Where the model without adapters is loaded from: an absolute folder, or a hub id."""
+        place = self.folder or Path(str(self.model.path)).expanduser()
+        return str(place.absolute()) if place.is_dir() else str(self.model.path)
+
+    @property
+    def weights(self) -> str | None:
+        """Fingerprint of a model trained from scratch, whose identity says what it came from and not what came out."""
+        there = self.folder is not None and (self.folder / "config.json").is_file()
+        return model_fingerprint(str(self.folder)) if there else None
 
     def load(self, device: torch.device) -> PreTrainedModel:
         """The frozen causal language model; UserError where it cannot be had. One from scratch trains on `device`."""
@@ -100,6 +114,54 @@ def base_of(model: Model, texts: list[str] | None) -> Base:
         _check_trained_on(adapter, base)
         base = replace(base, adapters=(*base.adapters, adapter))
     return base
+
+
+def base_of_run(adapter: Adapter, moved_to: str | None = None) -> Base:
+    """The model that a finished run has trained `adapter` on, found again from the run's folder. Loads no weights.
+
+    moved_to: where the model that was tuned lies now. UserError where it cannot be found, or is another one by now.
+    """
+    assert adapter.run is not None
+    run, lowest = RunDir(adapter.run), adapter.chain[0]
+    try:
+        model = TypeAdapter(Model).validate_python(read_config(run.config)["model"])
+    except (KeyError, ValidationError):
+        raise UserError(f"{run.config} is no run's config: mend it, or move it away") from None
+    was, said = lowest.settings.get("base_model_name_or_path"), (adapter.trained_on or [None])[0]
+    kept = cache_folder() / "base" / str(said)
+    places = [moved_to] if moved_to is not None else [was, kept] if model.scratch is not None else [model.path, was]
+    place = next((str(each) for each in places if each is not None and _is(str(each), said, model)), None)
+    if place is None:
+        raise UserError(
+            f"{moved_to or model.path or kept} is not, or no longer, the base model of {run.path}: put that back where"
+            " it was, or export with --base <its folder>"
+            + (" (the run's own command with resume=false trains one and the run afresh)" if model.scratch else "")
+        )
+    if model.scratch is not None:
+        base = Base(model, load_tokenizer(place), folder=Path(place))
+        if lowest.environment.get("base_weights", base.weights) != base.weights:
+            raise UserError(f"{place} is no longer the base model of {run.path}, but a later one: train the run again")
+    else:
+        commit = lowest.settings.get("revision")  # of a model of the hub, which may have moved on
+        base = Base(replace(model, path=place), load_tokenizer(place, commit or model.revision))
+    for each in adapter.chain:
+        if each.trained_on is not None and each.trained_on != base.identity:
+            raise UserError(
+                f"{each.folder} was trained on another model ({', '.join(map(str, each.trained_on))}) than what lies"
+                f" below it by now ({', '.join(map(str, base.identity))}): put that back, or train again"
+            )
+        base = replace(base, adapters=(*base.adapters, each))
+    base = replace(base, adapters=base.adapters[:-1])
+    return base if base.folder or commit is None else replace(base, model=replace(base.model, revision=commit))
+
+
+def _is(place: str, said: str | None, model: Model) -> bool:
+    """Whether the model at `place` is the one with the first part of an identity, `said`, where that is known."""
+    if model.scratch is None and not Path(place).expanduser().is_dir():
+        return said in (None, place)
+    if not (Path(place) / "config.json").is_file():
+        return False
+    return said is None or said == (Path(place).name if model.scratch is not None else model_fingerprint(place))
 
 
 def _check_trained_on(adapter: Adapter, base: Base) -> None:

@@ -33,6 +33,7 @@ from tasft.evaluate.served import served
 from tasft.evaluate.tasks import run_tasks, write_results
 from tasft.loss.adaptive import Adaptive, Goal, reference_curve
 from tasft.model.lora import with_lora
+from tasft.model.readme import adapter_readme
 from tasft.prepare import Run
 from tasft.remote import check_key
 from tasft.result.batches import Batches
@@ -444,10 +445,19 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
     model.to(run.device).eval()
     draft = folder.path / ".adapter"
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft))
+    _save_adapter(run, model, draft)
     draft.rename(folder.adapter)
     run.meter.enter()
     return model, logger
+
+
+def _save_adapter(run: Run, model: PeftModel, folder: Path) -> None:
+    """Write the adapter in PEFT's format, with a README that says on which model it belongs."""
+    model.save_pretrained(str(folder))
+    revision, path = model.peft_config["default"].revision, run.folder.path
+    title = f"{run.config.model.name}, {path.parent.parent.name} {path.parent.name}, seed {run.config.seed}"
+    text = adapter_readme(title, run.base.place, revision, run.base.adapters, run.format.prompt("{prompt}"))
+    write_atomically(folder / "README.md", text)
 
 
 @contextmanager
@@ -522,6 +532,7 @@ def _environment(run: Run) -> dict[str, Any]:
         "licences": run.licences,
         "weight": asdict(run.weight),
         "base": run.base.identity,  # what the adapter belongs on
+        "base_weights": run.base.weights,
     }
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
-from huggingface_hub import constants, get_session
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 
@@ -17,6 +18,12 @@ def probe() -> None:
         get_session().head(constants.ENDPOINT, timeout=10)
     except Exception:  # of whichever HTTP library the client is built on
         constants.HF_HUB_OFFLINE = True
+
+
+def commit(id: str, revision: str | None = None) -> str | None:
+    """The commit of a model that has just been loaded from the hub; None where `id` is a folder."""
+    found = None if Path(id).expanduser().is_dir() else try_to_load_from_cache(id, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None  # .../snapshots/<commit>/config.json
 
 
 def why(error: BaseException) -> str:

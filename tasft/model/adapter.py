@@ -78,12 +78,17 @@ class Adapter:
         return [*(self.below.chain if self.below else []), self]
 
     @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Its run's environment.json; nothing where there is none. UserError for a damaged one."""
+        if self.run is None or not RunDir(self.run).environment.is_file():
+            return {}
+        try:
+            return dict(json.loads(RunDir(self.run).environment.read_bytes()))
+        except (ValueError, TypeError):
+            raise UserError(f"{RunDir(self.run).environment} is damaged: mend it, or move its folder away") from None
+
+    @cached_property
     def trained_on(self) -> list[str | None] | None:
         """`tasft.base.Base.identity` of the model that it was trained on, as its run says; None where nothing does."""
-        if self.run is None or not RunDir(self.run).environment.is_file():
-            return None
-        try:
-            said = json.loads(RunDir(self.run).environment.read_bytes()).get("base")
-        except (ValueError, AttributeError):
-            raise UserError(f"{RunDir(self.run).environment} is damaged: mend it, or move its folder away") from None
+        said = self.environment.get("base")
         return list(said) if said else None

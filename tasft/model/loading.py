@@ -86,6 +86,7 @@ def load_base(
             output_loading_info=True,
         ),
     )
+    model.config._commit_hash = hub.commit(path, revision)
     return _whole(path, model, info)
 
 
@@ -133,7 +134,7 @@ def _or_sentence(path: str, load: Callable[[str], Loaded]) -> Loaded:
     folder = Path(path).expanduser()
     try:
         if folder.is_dir():
-            return load(str(folder))
+            return load(str(folder.absolute()))  # an adapter's config is to name it for any working directory
         hub.probe()
         return load(path)
     except Exception as error:  # of many kinds, for network, access, names and files

@@ -29,6 +29,7 @@ def with_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
+        revision=getattr(model.config, "_commit_hash", None),  # of a model of the hub, which may move on
     )
     return get_peft_model(model, config)
 
@@ -44,6 +45,7 @@ def merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     except (RuntimeError, ValueError) as error:  # other shapes; no such layer
         why = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"model.adapter={adapter.folder} does not fit this model: {why}") from None
+    untie(model)
     for layer in adapted.modules():
         if isinstance(layer, BaseTunerLayer):
             weights = layer.get_base_layer()
@@ -54,3 +56,17 @@ def merged(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     whole = adapted.unload()
     whole.name_or_path = f"{model.name_or_path} with {adapter.folder} merged in"
     return whole.requires_grad_(False).eval()
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Make two of an input and an output embedding that are one matrix, where an adapter lies on one of them.
+
+    Merged into that matrix it would change both.
+    """
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if None in layers or not any(isinstance(each, BaseTunerLayer) for each in layers):
+        return
+    inputs, outputs = (each.get_base_layer() if isinstance(each, BaseTunerLayer) else each for each in layers)
+    if inputs.weight.data_ptr() == outputs.weight.data_ptr():
+        outputs.weight = torch.nn.Parameter(outputs.weight.detach().clone())
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False

@@ -22,7 +22,7 @@ def trained(saved, folder, seed=0, targets=("q_proj", "v_proj", "down_proj")):
     model = with_lora(load_base(str(saved)), Lora(r=4, targets=list(targets)), seed)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding" in name:
             parameter.data.normal_(0, 0.3)
     model.save_pretrained(str(folder))
     return Adapter(folder)
@@ -45,6 +45,16 @@ def test_a_merged_model_says_what_base_and_adapter_say(saved, tmp_path):
     fresh = with_lora(got, Lora(), seed=0)
     torch.testing.assert_close(logits(fresh), want, rtol=1e-5, atol=1e-5)
     assert "merged in" in fresh.peft_config["default"].base_model_name_or_path
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_of_tied_embeddings_only_the_one_with_the_adapter_changes(saved, tmp_path, target):
+    base = load_base(str(saved))
+    assert base.config.tie_word_embeddings
+    adapter = trained(saved, tmp_path / "a", targets=[target])
+    want = logits(PeftModel.from_pretrained(load_base(str(saved)), str(adapter.folder)))
+    assert (want - logits(base)).abs().max() > 0.01
+    torch.testing.assert_close(logits(merged(base, adapter)), want, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_are_summed_in_float32_and_rounded_once(saved, tmp_path):

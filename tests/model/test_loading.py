@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from tasft.errors import UserError
 from tasft.model.loading import check_model, load_base, load_tokenizer
+from tasft.model.lora import with_lora
+from tasft.schema import Lora
 
 
 @pytest.fixture
@@ -122,3 +124,6 @@ def test_a_model_of_the_hub_is_loaded_and_kept(server, hub_at, saved):
     hub_at("http://127.0.0.1:9")
     again = load_base("some/model")  # from its cache
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    adapter = with_lora(again, Lora(), seed=0).peft_config["default"]
+    assert (adapter.base_model_name_or_path, adapter.revision) == ("some/model", "a" * 40)
+    load_base("some/model", revision=adapter.revision)

@@ -1,0 +1,7 @@
+"""`python -m tasft.export`."""
+
+import sys
+
+from tasft.export import main
+
+sys.exit(main())
