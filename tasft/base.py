@@ -61,13 +61,18 @@ class Base:
             model = merged(model, adapter)
         return model
 
+    def make(self, device: torch.device) -> None:
+        """Train a model from scratch where that is not done yet; others of the same wait for it."""
+        if self.folder is not None:
+            with _only_one(self.folder):
+                if not (self.folder / "config.json").is_file():
+                    self._train(device)
+
     def _plain(self, device: torch.device) -> PreTrainedModel:
         if self.folder is None:
             assert self.model.path is not None
             return load_base(self.model.path, self.model.dtype, self.model.revision, self.model.attention)
-        with _only_one(self.folder):
-            if not (self.folder / "config.json").is_file():
-                self._train(device)
+        self.make(device)
         return load_base(str(self.folder), self.model.dtype, attention=self.model.attention)
 
     def _train(self, device: torch.device) -> None:

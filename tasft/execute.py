@@ -110,6 +110,26 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
         return folder
 
 
+def nothing_left(run: Run) -> bool:
+    """Whether `execute` would find all that the run is asked for: trained, answered, and judged with today's settings.
+
+    UserError where it would refuse. Answers that a judge on a server has left unscored are left to be judged.
+    """
+    _check_evaluation(run)
+    run.folder.check(_yaml(run), FREE)
+    if not run.folder.finished or _unanswered(run) or not _tasks_done(run):
+        return False
+    kept = read_config(run.folder.config).get("judge", {})
+    if any(node != kept.get(name) for name, node in run.config.judge.items()):
+        return False
+    asks_a_server = [name for name, node in run.config.judge.items() if "base_url" in node]
+    return not any(
+        not run.folder.has_scores(*each)
+        or (each[2] in asks_a_server and any(score.score is None for score in run.folder.read_scores(*each)))
+        for each in _to_judge(run)
+    )
+
+
 def load_tuned(run: Run) -> PeftModel:
     """The base model with the adapter that the run has trained, ready to answer."""
     model = run.base.load(run.device)

@@ -139,6 +139,16 @@ class RunDir:
         return self.path / "speed.jsonl"
 
     @property
+    def cost(self) -> Path:
+        """What the run has cost so far: numbers that do not repeat."""
+        return self.path / "cost.json"
+
+    @property
+    def log(self) -> Path:
+        """What a run in a grid has said."""
+        return self.path / "log.txt"
+
+    @property
     def rejected(self) -> Path:
         """Training rows that were left out, and why."""
         return self.path / "rejected.jsonl"
@@ -219,6 +229,13 @@ class RunDir:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, none where there is no file; UserError for a damaged one."""
         return [values for _, values in read_objects(self.metrics)] if self.metrics.exists() else []
+
+    def read_cost(self) -> dict[str, float]:
+        """What the run has cost so far: `*_seconds`, devices, gpu_hours; empty for a run of before that was noted."""
+        try:
+            return dict(json.loads(self.cost.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def truncate_metrics(self, after_step: int) -> None:
         """Drop the lines of both files past `after_step`, and a last line that a crash has cut short."""
