@@ -197,10 +197,10 @@ def _check_judges(config: RunConfig) -> None:
     for name, benchmark in config.benchmark.items():
         if not judges_of(config, name):
             files = sorted((CONF / "judge").glob("*.yaml"))
-            loaded = {file.stem: OmegaConf.load(file) for file in files}
-            nodes: dict[str, Any] = {
+            loaded: dict[str, Any] = {file.stem: OmegaConf.load(file) for file in files}
+            nodes = {
                 name: node[name] for name, node in loaded.items() if name in node
-            }  # not those of several
+            }  # a file may name several others
             fitting = benchmark.judges or [judge for judge, node in nodes.items() if _fits(node, benchmark)]
             raise UserError(
                 f"no judge for benchmark {name}: it knows {', '.join(fitting)},"

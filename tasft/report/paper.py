@@ -140,12 +140,12 @@ def restricted(table: Table, name: str, of_name: Sequence[Sheet]) -> Table:
     kept = [
         row
         for row in table.rows
-        if row.model in models and row.benchmark in benchmarks and _method(row)[0] in FORMS[name].methods
+        if row.model in models and row.benchmark in benchmarks and method_of(row)[0] in FORMS[name].methods
     ]
     return replace(table, rows=kept)
 
 
-def _method(row: Measurement) -> tuple[str, int, str]:
+def method_of(row: Measurement) -> tuple[str, int, str]:
     """Method, its toxic rows (STL: safe answers), and what else the run's variant says."""
     words = row.variant.split()
     answers = [word.partition("=")[2] for word in words if word.startswith("safe_answers=")]
@@ -156,7 +156,7 @@ def _method(row: Measurement) -> tuple[str, int, str]:
 
 def _keys(rows: Iterable[Measurement], at_one_weight: bool = True) -> dict[str, Key]:
     """Run -> its cell; `at_one_weight`: where a cell has runs at several λ, that is among what differs."""
-    keys: dict[str, Key] = {row.run: (row.model, *_method(row)) for row in rows}
+    keys: dict[str, Key] = {row.run: (row.model, *method_of(row)) for row in rows}
     weights = {row.run: row.weight for row in rows}
     several: dict[Key, set[float | None]] = defaultdict(set)
     for run, key in keys.items():
@@ -194,7 +194,7 @@ def _qualities(rows: Sequence[Measurement]) -> list[Beside]:
             metric = "preference %"
         elif (row.kind, row.judge, row.metric) == ("safe", JOINT, "helpful"):
             metric = "" if (row.run, row.benchmark) in preferred else "helpful %"
-        method, count, _ = _method(row)
+        method, count, _ = method_of(row)
         most = max(other.toxic for other in rows if other.model == row.model)
         if metric and count == (0 if method == "sft" else most):
             found[keys[row.run], row.benchmark, metric].append(row)
@@ -231,14 +231,18 @@ def _attacks(root: Path, table: Table) -> list[Beside]:
                     found[keys[run], made["benchmark"]].append(made)
             except (ValueError, KeyError, TypeError):
                 raise damaged(file, 1, "no summary of attacks") from None
+    several = len({benchmark for _, benchmark in found}) > 1
     cells = []
-    for (key, benchmark), attacks in found.items():
-        said = {"n": min(each["finished"] for each in attacks), "judge": attacks[0]["judge"]}
-        said["unscored"] = sum(each["goals"] - each["finished"] for each in attacks)
+    for ((model, method, count, differs), benchmark), attacks in found.items():
+        differs = f"{differs} goals={benchmark}".strip() if several else differs
         rates = [(100 * each["rate"], 100 * each["low"], 100 * each["high"]) for each in attacks]
         ratings = [(each["mean_best"], None, None) for each in attacks]
         for metric, values in ((ASR, rates), (RATING, ratings)):
-            cells.append(Beside("", *key, benchmark, metric, **_estimate(values), **said))
+            n = min(each["finished"] for each in attacks)
+            unscored = sum(each["goals"] - each["finished"] for each in attacks)
+            judge = f"{attacks[0]['judge']} on {benchmark}"
+            cell = Beside("", model, method, count, differs, "", metric, n=n, unscored=unscored, judge=judge)
+            cells.append(replace(cell, **_estimate(values)))
     return cells
 
 
@@ -268,7 +272,8 @@ def _best(key: Key, by_weight: dict[float, dict[tuple[str, str, int], float]]) -
     at = max(range(len(tried)), key=lambda i: (score(tried[i]), -i))
     low, high = tried[at - 1] if at else None, tried[at + 1] if at + 1 < len(tried) else None
     seeds = {seed for _, _, seed in by_weight[tried[at]]}
-    return Beside("", *key, "", WEIGHT, measured=tried[at], low=low, high=high, runs=len(seeds))
+    model, method, count, differs = key
+    return Beside("", model, method, count, differs, "", WEIGHT, tried[at], low, high, runs=len(seeds))
 
 
 def _sheets(name: str, found: Sequence[Beside], named: set[str | None]) -> list[Sheet]:
@@ -299,37 +304,27 @@ def _sheets(name: str, found: Sequence[Beside], named: set[str | None]) -> list[
 
 def _beside(name: str, measured: Sequence[Beside]) -> list[Beside]:
     """What was measured, with the paper's values, and what the paper alone has of those models, in its order."""
-    models = {cell.model for cell in measured}
-    there = {}
-    for cell in published(name):
-        for model in (
-            sorted(models & PAPERS) if cell.model == ANY_MODEL else [cell.model] if cell.model in models else []
-        ):
-            key = (model, cell.method, cell.count, "" if cell.model == ANY_MODEL else cell.benchmark, cell.metric)
-            there[key] = NOT_AVAILABLE if cell.value is None else cell.value
-    made = {}
-    for cell in measured:
-        of_paper = ("", cell.metric) if name == "table8" else (cell.benchmark, cell.metric)
-        paper = "" if cell.differs else there.get((cell.model, cell.method, cell.count, *of_paper), "")
-        gap = cell.measured - paper if cell.measured is not None and isinstance(paper, float) else None
-        made[cell.model, cell.method, cell.count, *of_paper, cell.differs] = replace(
-            cell, table=name, paper=paper, difference=gap
-        )
-    missing = {
-        (*key, ""): Beside(name, *key[:3], "", *key[3:], paper=value)
-        for key, value in there.items()
-        if (*key, "") not in made
+    models = dict.fromkeys(cell.model for cell in measured)
+    there = {
+        (model, cell.method, cell.count, "", cell.benchmark, cell.metric): cell.value
+        for cell in published(name)
+        for model in ([each for each in models if each in PAPERS] if cell.model == ANY_MODEL else [cell.model])
+        if model in models
     }
-    every = made | missing
-    places = {value: place for place, value in enumerate(dict.fromkeys(each for key in there for each in key))}
-    methods = FORMS[name].methods
+    made = {(cell.model, cell.method, cell.count, cell.differs, cell.benchmark, cell.metric): cell for cell in measured}
+    every = {}
+    for key in there.keys() | made.keys():
+        cell = made.get(key, Beside("", *key))
+        value = there.get(key)
+        paper: float | str = value if value is not None else NOT_AVAILABLE if key in there else ""
+        gap = cell.measured - paper if cell.measured is not None and isinstance(paper, float) else None
+        every[key] = replace(cell, table=name, paper=paper, difference=gap)
+    places = {word: place for place, word in enumerate(dict.fromkeys(word for key in there for word in key))}
 
-    def order(key: tuple[Any, ...]) -> tuple[Any, ...]:
-        model, method, count, benchmark, metric, differs = key
-        return (
-            places.get(model, len(places)), model, -count, differs, places.get(benchmark, len(places)), benchmark,
-            methods.index(method), places.get(metric, len(places)),
-        )  # fmt: skip
+    def order(key: tuple[str, str, int, str, str, str]) -> tuple[Any, ...]:
+        model, method, count, differs, benchmark, metric = key
+        place = (places.get(word, len(places)) for word in (model, benchmark, metric))
+        return (next(place), model, -count, differs, next(place), benchmark, FORMS[name].methods.index(method), *place)
 
     return [every[key] for key in sorted(every, key=order)]
 
@@ -383,7 +378,7 @@ def sheet_notes(sheet: Sheet) -> list[str]:
     """What the cells mean, by whom and over how many answers they are."""
     measured = [cell for cell in sheet.cells if cell.measured is not None]
     judges = sorted({cell.judge for cell in measured if cell.judge})
-    sizes = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for cell in measured:
         low, high = sizes.get(cell.benchmark, (cell.n, cell.n))
         sizes[cell.benchmark] = (min(low, cell.n), max(high, cell.n))

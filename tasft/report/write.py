@@ -11,6 +11,7 @@ from tasft.report.compare import NOTE, Comparison, compare
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
 from tasft.report.paper import Beside, paper_markdown, restricted, sheet_lines, sheet_notes, sheets
+from tasft.report.paper_figures import draw_paper_figures
 from tasft.report.summary import Summary, summaries
 from tasft.report.text import comparison_lines, markdown, rich_further, rich_table, score_cells, scores_note
 from tasft.result.rows import write_atomically
@@ -55,6 +56,7 @@ def report(
     else:
         (out / "comparisons.csv").unlink(missing_ok=True)  # of an earlier report on other runs
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
+    drawn += draw_paper_figures(table, out)
     written += draw_curves(root, table, out)
 
     # Printed last, so that the files are there even where the reader of a pipe has gone.
