@@ -59,10 +59,13 @@ def tuned(cfg: DictConfig, safe: int | None = None) -> ChosenWeight:
     if given == "auto":
         given, share = None, cfg.auto.share  # λ starts there
     counts = (_imitated(cfg) if safe is None else safe, data.toxic)
-    return chosen_weight(
+    chosen = chosen_weight(
         loss.name, model.name, given, share, counts, loss.group, model.tuned_weight, model.tuned_share,
         loss.weighting, loss.balance,
     )  # fmt: skip
+    if loss.factor == 1:
+        return chosen
+    return ChosenWeight(loss.factor * chosen.weight, loss.factor * chosen.share, f"{loss.factor:g} times {chosen.why}")
 
 
 def plain_sft(cfg: DictConfig) -> DictConfig:
@@ -96,6 +99,9 @@ def checked(cfg: DictConfig) -> RunConfig:
             f"loss.weight={cfg.loss.weight} and loss.share={cfg.loss.share:g} are both given:"
             " give one (loss.share=null drops the share)"
         )
+    if cfg.loss.factor != 1 and cfg.loss.toxic is not None and (given or cfg.loss.share is not None):
+        key = "loss.weight" if given else "loss.share"
+        raise UserError(f"loss.factor={cfg.loss.factor:g} is of the tuned λ, but {key} is given: drop one")
     try:
         config: RunConfig = _schema().validate_python(OmegaConf.to_container(cfg, resolve=True))
     except ValidationError as error:
@@ -199,7 +205,10 @@ def _check_judges(config: RunConfig) -> None:
     for name, benchmark in config.benchmark.items():
         if not judges_of(config, name):
             files = sorted((CONF / "judge").glob("*.yaml"))
-            nodes: dict[str, Any] = {file.stem: OmegaConf.load(file)[file.stem] for file in files}  # type: ignore[index]
+            loaded: dict[str, Any] = {file.stem: OmegaConf.load(file) for file in files}
+            nodes = {
+                name: node[name] for name, node in loaded.items() if name in node
+            }  # a file may name several others
             fitting = benchmark.judges or [judge for judge, node in nodes.items() if _fits(node, benchmark)]
             raise UserError(
                 f"no judge for benchmark {name}: it knows {', '.join(fitting)},"

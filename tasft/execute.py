@@ -55,10 +55,10 @@ FREE = """
     trainer logger benchmark judge tasks harvest contrastive inspect saft auto resume prefill attack ask agreement
     model.adapter output_root experiment optimizer.name data.name data.safe data.toxic data.toxic_source
     data.pretraining data.toxic_prompts data.safe_answers data.safe_answers_source data.contrastive data.harmful
-    data.contrastive_source data.harmful_source data.contamination data.filter model.name model.path model.epochs
-    model.attention model.tuned_weight model.tuned_share loss.precompute_reference loss.weight loss.share
-    loss.embedding loss.toxic_eos evaluate.batch_size evaluate.every_n_steps evaluate.during evaluate.at_start
-    evaluate.server
+    data.contrastive_source data.harmful_source data.contamination data.counts data.filter model.name model.path
+    model.epochs model.attention model.tuned_weight model.tuned_share loss.precompute_reference loss.weight loss.share
+    loss.factor loss.embedding loss.toxic_eos evaluate.batch_size evaluate.every_n_steps evaluate.during
+    evaluate.at_start evaluate.server
 """.split()
 # `make bench` has the speed of others; on a GPU a 7B model without activation checkpointing takes about 7 MB a token
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}

@@ -98,7 +98,8 @@ class Run:
     def deciding(self) -> dict[str, Any]:
         """What decides the numbers of the training; rows, texts and model folders count by their content."""
         config, model, loss = self.config, self.config.model, asdict(self.config.loss)
-        del loss["share"], loss["precompute_reference"]  # the weight says it; it is the same number sooner
+        del loss["share"], loss["factor"]  # the weight says it
+        del loss["precompute_reference"]  # the same number sooner
         if config.loss.toxic is None:  # what only toxic rows look at
             for key in ("embedding", "toxic_eos", "weight"):
                 del loss[key]

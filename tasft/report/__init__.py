@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--harm", metavar="JUDGE", help="judge of harm, where it has judged (default: each run's first)"
     )
+    parser.add_argument(
+        "--only", metavar="TABLE", help="a table of the paper, as table2, alone with what it is made of"
+    )
     given = parser.parse_args(argv)
     # What plots and computes takes a second or two to import: --help and typing errors need none of it.
     from tasft.report.write import report
@@ -36,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             given.out or given.outputs / "report",
             [tuple(pair) for pair in given.compare or []],
             given.harm,
+            given.only,
         )
     except UserError as error:
         sys.stderr.write(f"tasft: {error}\n")

@@ -11,6 +11,8 @@ from tasft.report.compare import NOTE, Comparison, compare
 from tasft.report.cost import Cost, cost_cells, costs
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
+from tasft.report.paper import Beside, paper_markdown, restricted, sheet_lines, sheet_notes, sheets
+from tasft.report.paper_figures import draw_paper_figures
 from tasft.report.summary import Summary, summaries
 from tasft.report.text import comparison_lines, markdown, rich_further, rich_tables, score_cells, scores_note
 from tasft.result.rows import write_atomically
@@ -21,20 +23,34 @@ WIDTH = 140  # columns, where the output is no terminal
 NAMED = 5  # runs named in one line
 
 
-def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: str | None = None) -> None:
+def report(
+    root: Path,
+    out: Path,
+    asked: Sequence[tuple[str, str]] = (),
+    harm: str | None = None,
+    only: str | None = None,
+) -> None:
     """Print the tables of the runs under `root`; write csv files, table.md and the figures to `out`.
 
     asked: pairs of settings to compare, by their names in the table; without any, each with plain SFT. harm: the judge
-    of harm, where it has judged, instead of each run's first.
+    of harm, where it has judged, instead of each run's first. only: a table of the paper, with what it is made of.
     """
     table = read_table(root, harm)
+    beside = sheets(root, table)
+    if only is not None:
+        beside = [sheet for sheet in beside if sheet.name == only]
+        table = restricted(table, only, beside)
     check_writable(out)
     tables = summaries(table.rows)
     comparisons, not_compared = compare(table, tables, asked)
     left_out = _left_out(table)
     write_atomically(out / "results.csv", as_csv(table.rows))
-    write_atomically(out / "table.md", markdown(tables, left_out, comparisons, not_compared))
+    of_paper = paper_markdown(beside)
+    write_atomically(out / "table.md", of_paper + markdown(tables, left_out, comparisons, not_compared))
     written = [out / "results.csv", out / "table.md"]
+    if beside:
+        write_atomically(out / "paper.csv", as_csv([cell for sheet in beside for cell in sheet.cells], Beside))
+        written.append(out / "paper.csv")
     if comparisons:
         write_atomically(out / "comparisons.csv", as_csv(comparisons, Comparison))
         written.append(out / "comparisons.csv")
@@ -45,12 +61,17 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
         write_atomically(out / "costs.csv", as_csv(spent, Cost))
         written.append(out / "costs.csv")
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
-    drawn += draw_curves(root, table, out)
+    drawn += draw_paper_figures(table, out) + draw_curves(root, table, out)
 
     # Printed last, so that the files are there even where the reader of a pipe has gone.
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
+    for sheet in beside:
+        console.print(rich_further(sheet.form.title, sheet_lines(sheet)))
+        for note in sheet_notes(sheet):
+            console.print(Text(note, style="dim"))
+        console.print()
     for summary in tables:
         blocks, narrow = rich_tables(summary, console.width)
         for block in blocks if summary.columns else [Text(summary.model, style="bold")]:

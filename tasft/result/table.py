@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ OUTCOMES = ("harmful", "refusal", "partial refusal", "helpful", "wrong", "incohe
 # Keys that decide no rate, that name the row already, or that follow the seed (toxic_source: its harvest).
 _MIXED = ("data.safe_answers", "data.contrastive", "data.harmful")  # counts of what else is in the training data
 _SAID_ELSEWHERE = (
-    *("seed", "model.name", "loss.name", "loss.weight", "loss.share", "data.toxic", "data.toxic_source"),
+    *("seed", "model.name", "loss.name", "loss.weight", "loss.share", "loss.factor", "data.toxic", "data.toxic_source"),
     *("output_root", "trainer", "logger", "resume", "experiment", "harvest", "judge", "benchmark"),
     *("evaluate.batch_size", "evaluate.every_n_steps", "evaluate.during", "evaluate.at_start", "evaluate.server"),
     *("tasks", "model.adapter", "prefill", "attack", "ask", "agreement", "model.tuned_weight", "model.tuned_share"),
-    *("data.name", "data.toxic_prompts"),
+    *("data.name", "data.toxic_prompts", "data.counts"),
     *("contrastive", "inspect", "auto", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
 )
 _SAID_OF_ORIGINS = (
@@ -86,6 +86,7 @@ class Table:
     scores: dict[str, dict[tuple[str, int, str], list[ScoreRow]]]  # run -> (benchmark, step, judge) -> its scores
     joints: dict[str, dict[tuple[str, int], Joint]]  # run -> (benchmark, step) -> joint outcomes
     common: dict[tuple[str, str, str], set[str]]  # (model, judge, metric) -> the benchmarks that a pooled rate is over
+    experiments: dict[str, str | None] = field(default_factory=dict)  # run -> the experiment that its config names
 
     def values(self, row: Measurement) -> dict[str, float | None]:
         """What a joint rate or a mean score was made from: `<benchmark>/<prompt_id>` -> its value, None where unscored.
@@ -188,7 +189,8 @@ def read_table(root: Path, harm: str | None = None) -> Table:
         rows += of_run
         if not of_run:
             unjudged.append(run.name)
-    return Table(rows, unfinished, unjudged, scores, joints, common)
+    experiments = {run.name: run.get("experiment", optional=True) for run in finished}
+    return Table(rows, unfinished, unjudged, scores, joints, common, experiments)
 
 
 def finished_runs(root: Path) -> dict[str, RunDir]:
