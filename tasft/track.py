@@ -359,6 +359,7 @@ class _Wandb:
         for curve in [f"{stage.split()[0]}/*"] if alone else ["train/*", "eval/*"]:
             self.run.define_metric(curve, step_metric=over)
         there = dict(self.run.summary) if self.run.resumed else {}
+        self._closed = False
         self.start: int | None = int(there.get(TRAINED, -1)) + 1
         self.sent: dict[int, Values] = {}
         if self.run.resumed:
@@ -391,8 +392,9 @@ class _Wandb:
 
     def close(self, failed: bool) -> None:
         """Wait until all has arrived; TimeoutError where it does not."""
+        again, self._closed = self._closed, True
         self.run.finish(exit_code=int(failed))
-        if self.online:
+        if self.online and not again:
             self._keep(open=False, sent=self.sent)
 
     def _keep(self, **changes: Any) -> None:

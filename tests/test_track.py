@@ -12,6 +12,7 @@ import pytest
 import wandb
 from lightning.pytorch.utilities import rank_zero_only
 
+from tasft.config import checked
 from tasft.errors import UserError
 from tasft.execute import execute
 from tasft.prepare import prepare
@@ -69,8 +70,8 @@ def place(tmp_path_factory):
             patch.delenv(name)
         for name, value in {
             "HOME": folder, "TASFT_CACHE": folder / "cache", "WANDB_API_KEY": KEY, "OPENAI_API_KEY": SECRET,
-            "WANDB_ERROR_REPORTING": "false", "WANDB_CONFIG_DIR": folder / "settings", "WANDB_CACHE_DIR": folder / "wandb-cache",
-            "WANDB_DATA_DIR": folder / "wandb-data",
+            "WANDB_CONFIG_DIR": folder / "settings", "WANDB_CACHE_DIR": folder / "wandb-cache",
+            "WANDB_DATA_DIR": folder / "wandb-data", "WANDB_ERROR_REPORTING": "false",
         }.items():  # fmt: skip
             patch.setenv(name, str(value))
         patch.chdir(folder)
@@ -324,7 +325,7 @@ def test_lightning_s_own_loggers_work(place):
 
 def test_other_ranks_send_nothing(monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    tracker = Tracker(None, RunDir(Path("nowhere")), lambda: pytest.fail("opened"))
+    tracker = Tracker(checked(composed("run", "logger=wandb")), RunDir(Path("nowhere")), lambda: pytest.fail("opened"))
     tracker.log_metrics({"train/loss": 1.0}, 1)
     tracker.evaluated()
     tracker.finish()
@@ -341,7 +342,5 @@ def test_other_ranks_send_nothing(monkeypatch):
 )
 def test_mistakes_are_said_in_one_sentence(place, overrides, sentence):
     with pytest.raises(UserError, match=sentence) as raised:
-        from tasft.config import checked
-
         check(checked(composed("run", *PUSHED, "logger=wandb", *overrides)))
     assert SECRET not in str(raised.value)
