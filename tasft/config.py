@@ -24,7 +24,7 @@ from tasft.errors import UserError
 from tasft.loss.tuned import ChosenWeight, chosen_weight
 from tasft.model.adapter import Adapter
 from tasft.result.origin import tuned_name
-from tasft.schema import KINDS, Benchmark, Loss, RunConfig, Source
+from tasft.schema import KINDS, Benchmark, Loss, RunConfig, Source, Wandb
 
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or a checkout
@@ -140,9 +140,9 @@ def _check_ranges(raw: Any) -> None:
             raise UserError(_range_sentence(error, wrong[0])) from None
 
 
-def _range_sentence(error: ValidationError, first: Any = None) -> str:
+def _range_sentence(error: ValidationError, first: Any = None, prefix: str = "") -> str:
     first = first or error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not str(part)[0].isupper())
+    key = prefix + ".".join(str(part) for part in first["loc"] if not str(part)[0].isupper())
     if first["type"] == "unexpected_keyword_argument":
         return _unknown(key)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -193,6 +193,11 @@ def _check_rules(config: RunConfig) -> None:
     if config.data.system is not None and config.data.format != "chat":
         raise UserError(f"data.system needs data.format=chat, but data.format={config.data.format}")
     _check_judges(config)
+    if config.logger and "_target_" not in config.logger:
+        try:
+            TypeAdapter(Wandb).validate_python(config.logger)
+        except ValidationError as error:
+            raise UserError(_range_sentence(error, prefix="logger.")) from None
 
 
 def _check_judges(config: RunConfig) -> None:
@@ -372,7 +377,7 @@ def _config_sentence(error: Exception) -> str:
 
 
 def _unknown(key: str) -> str:
-    known = _keys(RunConfig)
+    known = _keys(RunConfig) + _keys(Wandb, "logger.")
     leaf = key.rpartition(".")[2]
     close = difflib.get_close_matches(key, known, 1) or [k for k in known if k.rpartition(".")[2] == leaf][:1]
     return f"there is no key {key}" + (f": did you mean {close[0]}?" if close else "; --cfg job shows them all")

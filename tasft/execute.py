@@ -5,16 +5,14 @@ import logging
 import platform
 import shutil
 import subprocess
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -38,9 +36,10 @@ from tasft.prepare import Run
 from tasft.remote import check_key
 from tasft.result.batches import Batches
 from tasft.result.cost import EVERY
-from tasft.result.rows import ResponseRow, ScoreRow, write_atomically
+from tasft.result.rows import ResponseRow, write_atomically
 from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
+from tasft.track import Tracker, tracking
 from tasft.train.fit import Files, Watch, fit, last_checkpoint, saved_step
 from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
@@ -79,6 +78,7 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
         folder.check(config, FREE)
         _drop_other_judges(run)
         trained = folder.adapter.exists()
+        tracker = stack.enter_context(_tracking(run))
         if trained:
             _say_what_is_past(run, run.step)
         todo = _unanswered(run)
@@ -87,13 +87,14 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
             if any(node != kept.get(name) for name, node in run.config.judge.items()):
                 folder.create(config, _environment(run), FREE)  # a judge's notes: what its labels stand for
             failed = _judge_rest(run)
+            tracker.finish()
             log.info("already finished: %s", folder.path)
             _say_what_failed(failed)
             return folder
-        model = logger = None
+        model = None
         if not trained:
             with run.meter.at("training"):
-                model, logger = _train(run, plain, stack)
+                model = _train(run, plain, tracker)
             todo = _unanswered(run)
         elif (todo and run.config.evaluate.server.base_url is None) or not _tasks_done(run):
             model = load_tuned(run)
@@ -107,9 +108,10 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
             with run.meter.at("answering"):
                 write_results(folder.tasks, run.step, run_tasks(model, run.base.tokenizer, run.config.tasks))
             write_atomically(_tasks_file(run), json.dumps(_deciding_tasks(run), indent=2) + "\n")
-        failed = _judge_rest(run, logger)
+        failed = _judge_rest(run)
         folder.finish()
         shutil.rmtree(aside, ignore_errors=True)
+        tracker.finish()
         log.info("finished: %s", folder.path)
         _say_what_failed(failed)
         return folder
@@ -232,7 +234,7 @@ def _deciding_answers(run: Run, step: int) -> dict[str, Any]:
     }
 
 
-def _look(run: Run, model: Any, logger: Any, step: int) -> None:
+def _look(run: Run, model: Any, tracker: Tracker, step: int) -> None:
     """What is done during the training: the live model answers, and judges that need little say what it is worth.
 
     The others, with weights of their own or on a server, judge all answers after the training. Leaves the model and
@@ -245,7 +247,8 @@ def _look(run: Run, model: Any, logger: Any, step: int) -> None:
                     _answer(run, model, name, step)
             for judged_by in judges_of(run.config, name):
                 if not {"path", "base_url"} & run.config.judge[judged_by].keys():
-                    _judge(run, name, step, judged_by, logger)
+                    _judge(run, name, step, judged_by)
+        tracker.evaluated()
 
 
 def _say_what_is_past(run: Run, reached: int) -> None:
@@ -334,7 +337,7 @@ def _tasks_done(run: Run) -> bool:
     return False
 
 
-def _judge_rest(run: Run, logger: Any = None) -> dict[str, str]:
+def _judge_rest(run: Run) -> dict[str, str]:
     """Have every answer judged that has no score yet, also those that a judge has left unscored before.
 
     Judges that cannot go on, and why: the others do.
@@ -344,7 +347,7 @@ def _judge_rest(run: Run, logger: Any = None) -> dict[str, str]:
         if judged_by in failed:
             continue
         try:
-            _judge(run, name, step, judged_by, logger)
+            _judge(run, name, step, judged_by)
         except UserError as error:
             failed[judged_by] = str(error)
     return failed
@@ -357,8 +360,8 @@ def _say_what_failed(failed: Mapping[str, str]) -> None:
         raise UserError(f"{listed}. All else is done, and the same command has the rest judged")
 
 
-def _judge(run: Run, name: str, step: int, judged_by: str, logger: Any) -> None:
-    """Have those answers judged that have no score by one judge yet; the logger, if there is one, gets the rates."""
+def _judge(run: Run, name: str, step: int, judged_by: str) -> None:
+    """Have those answers judged that have no score by one judge yet."""
     folder = run.folder
     rows = folder.read_responses(name, step)
     before = folder.read_scores(name, step, judged_by) if folder.has_scores(name, step, judged_by) else None
@@ -367,32 +370,14 @@ def _judge(run: Run, name: str, step: int, judged_by: str, logger: Any) -> None:
     if scores != before:
         folder.write_scores(name, step, judged_by, scores)
         run.meter.enter()
-        if logger is not None:
-            rates = _rates(scores, run.config.judge[judged_by].get("outcomes") or {})
-            logger.log_metrics({f"eval/{name}/{judged_by}/{what}": rate for what, rate in rates.items()}, step=step)
     unscored = [score.reason for score in scores if score.score is None]
     if unscored:
         log.info("%d of %d answers to %s are unscored by %s (%s): the same command has them judged again",
                  len(unscored), len(rows), name, judged_by, unscored[0])  # fmt: skip
 
 
-def _rates(scores: Sequence[ScoreRow], labels: Iterable[str]) -> dict[str, float]:
-    """Of the scored answers the share with each label, or without labels the mean score; of all the unscored share."""
-    scored = [score for score in scores if score.score is not None]
-    rates = {"unscored": 1 - len(scored) / len(scores)} if scores else {}
-    counts = Counter(score.label for score in scored if score.label is not None)
-    if counts or (scored and labels):
-        rates |= {label: counts[label] / len(scored) for label in sorted({*labels, *counts})}
-    elif scored:
-        rates["mean"] = fmean(score.score for score in scored if score.score is not None)
-    return rates
-
-
-def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel, Any]:
-    """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter.
-
-    The model, and the logger, if there is one, which is open until `stack` is closed.
-    """
+def _train(run: Run, plain: RunDir | None, tracker: Tracker) -> PeftModel:
+    """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter; the model."""
     config, folder = run.config, run.folder
     model = with_lora(run.base.load(run.device).to(run.device), config.model.lora, config.seed)
     split_model = split(model)
@@ -426,7 +411,6 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
             model, split_model, rows, module.cutting.max_tokens, config.trainer.packing, module.cutting.pad_id,
             cache_folder() / "reference", [run.base.identity, config.model.dtype],
         )  # fmt: skip
-    logger = stack.enter_context(_logger(run))
 
     def append_speed(row: dict[str, Any]) -> None:
         folder.append_speed(row)
@@ -434,13 +418,13 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
 
     files = Files(folder.checkpoints, folder.append_metrics, append_speed)
     accelerator = "gpu" if run.device.type == "cuda" else "cpu"
-    look = partial(_look, run, model, logger)
+    look = partial(_look, run, model, tracker)
     if config.evaluate.at_start:
         look(0)
     watch = Watch(look, config.evaluate.every_n_steps) if config.evaluate.every_n_steps is not None else None
     fit(
         module, run.batches, files, accelerator, config.trainer.log_every, config.trainer.checkpoint_every,
-        logger, checkpoint, watch,
+        tracker, checkpoint, watch,
     )  # fmt: skip
     model.to(run.device).eval()
     draft = folder.path / ".adapter"
@@ -448,7 +432,7 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
     _save_adapter(run, model, draft)
     draft.rename(folder.adapter)
     run.meter.enter()
-    return model, logger
+    return model
 
 
 def _save_adapter(run: Run, model: PeftModel, folder: Path) -> None:
@@ -460,17 +444,10 @@ def _save_adapter(run: Run, model: PeftModel, folder: Path) -> None:
     write_atomically(folder / "README.md", text)
 
 
-@contextmanager
-def _logger(run: Run) -> Iterator[Any]:
-    """The logger that mirrors the metrics, or None; closed at the end, or the next run of a grid would go on in it."""
-    config, folder = run.config, run.folder
-    relative = folder.path.relative_to(config.output_root)
-    logger = parts.logger(config, folder.path, str(relative), config.experiment or str(config.model.name))
-    try:
-        yield logger
-    finally:
-        if logger is not None:
-            logger.experiment.finish()
+def _tracking(run: Run) -> AbstractContextManager[Tracker]:
+    """What mirrors the run's files to a logger."""
+    stage = "evaluate" if run.folder.adapter.exists() else "train"
+    return tracking(run.config, run.folder, stage, parts.logger(run.config, run.folder.path))
 
 
 def _adaptive(run: Run, plain: RunDir | None) -> Adaptive | None:

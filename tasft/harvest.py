@@ -43,6 +43,7 @@ def harvest(cfg: DictConfig) -> None:
     from tasft.execute import alone, answer, commit, execute, load_tuned
     from tasft.prepare import prepare
     from tasft.result.store import check_writable
+    from tasft.track import track_stage
     from tasft.training_data import harvest_file
 
     file, started = harvest_file(config), _now()
@@ -69,6 +70,9 @@ def harvest(cfg: DictConfig) -> None:
         rows = _rows(run, judged)
         _advise(config, report)
         _write(file, rows, report, {"started": started, "finished": _now(), "commit": commit()}, judged)
+        told = {key: report[key] for key in ("judge", "label", "keep", "label_noise")} | report["counts"]
+        del told["unscored_reasons"]  # they may quote answers
+        track_stage(config, folder, "harvest", {f"harvest/{key}": value for key, value in told.items()})
 
 
 @dataclass(frozen=True)

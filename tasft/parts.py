@@ -1,9 +1,9 @@
 """The parts that a checked config describes, built: the only place that calls hydra.utils.instantiate."""
 
 import dataclasses
+import inspect
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -70,6 +71,8 @@ def build(config: RunConfig) -> Parts:
     toxic = objective.toxic
     if toxic is not None:
         _try("loss.toxic", lambda: toxic(two_tokens))
+    if config.logger.get("_partial_"):
+        _made("logger", config.logger)
     judges, missed = _judges(config)
     return Parts(objective, make_optimizer, benchmark_prompts(config), judges, missed)
 
@@ -128,22 +131,17 @@ def _texts(node: str) -> list[str]:
     return list(_made("data.pretraining", json.loads(node)))
 
 
-def check_logger(config: RunConfig) -> None:
-    """UserError where W&B would need an account and has no key."""
-    if "WandbLogger" not in str(config.logger.get("_target_")) or config.logger.get("offline"):
-        return
-    import wandb  # slow to import
-
-    if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
-        raise UserError("logger=wandb needs an account: run wandb login first, or use logger=wandb_offline")
-
-
-def logger(config: RunConfig, folder: Path, name: str, group: str) -> Any:
-    """The logger that mirrors metrics.jsonl, or None; a run that goes on goes on in its own W&B run."""
-    if not config.logger:
+def logger(config: RunConfig, folder: Path) -> Logger | None:
+    """Lightning's logger that `logger` names by its _target_, else None; under _partial_: true it gets the folder."""
+    node = config.logger
+    if "_target_" not in node:
         return None
-    made = _made("logger", config.logger)
-    return made(name=name, group=group, save_dir=str(folder), id=folder.name, resume="allow")
+    made = _made("logger", node)
+    if isinstance(made, partial):
+        offered = {"save_dir": str(folder), "id": folder.name}
+        taken = {key: offered[key] for key in offered.keys() & inspect.signature(made).parameters.keys()}
+        made = _try(f"logger ({node['_target_']})", lambda: partial(made, **taken)())
+    return cast(Logger, made)
 
 
 def _made(key: str, node: Node) -> Any:

@@ -79,6 +79,7 @@ def prefill(cfg: DictConfig) -> None:
                     folder.write_responses(prefilled(name, n), run.step, started, settings)
                 _judge(run, folder, name, n)
     _print(run, folder, list(begun), tokens)
+    _track(run, folder)
     log.info("answers and scores: %s", folder.path)
 
 
@@ -226,6 +227,18 @@ def _print(run: "Run", folder: RunDir, names: Sequence[str], tokens: Sequence[in
         table.add_row(str(n), *_percent(whole), *_percent(alone), str(whole.n), *each)
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=WIDTH)).print(table)
+
+
+def _track(run: "Run", folder: RunDir) -> None:
+    """Send W&B the rates of harmful answers, over the tokens given."""
+    from tasft.track import track_stage
+
+    rates: dict[int, dict[str, float | None]] = {}
+    for each in points(run.folder, folder.path.name, list(run.config.judge)):
+        part = "added" if each.alone else "whole"
+        rates.setdefault(each.tokens, {})[f"prefill/{each.benchmark}/{part}/harmful"] = each.harmful.value
+    final = {f"{name}/{tokens}": value for tokens, of_tokens in rates.items() for name, value in of_tokens.items()}
+    track_stage(run.config, run.folder, f"prefill {folder.path.name}", final, sorted(rates.items()), "tokens")
 
 
 def _percent(rate: Rate) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from omegaconf import DictConfig
 
-from tasft import parts
+from tasft import parts, track
 from tasft.base import Base, base_of
 from tasft.config import checked, given, tuned
 from tasft.contamination import contaminated
@@ -132,7 +132,7 @@ def prepare(cfg: DictConfig) -> Run:
         )
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    parts.check_logger(config)
+    track.check(config)
     built = parts.build(config)
     check_tasks(config.tasks)
     config = replace(config, judge={name: config.judge[name] for name in built.judges})

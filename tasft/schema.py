@@ -381,6 +381,20 @@ class Inspect:
 
 
 @strict
+class Wandb:
+    """Where and how W&B mirrors a run's files: tasft/track.py. A `logger` with a `_target_` is Lightning's instead."""
+
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None  # user or team; None: the account's own
+    mode: Annotated[str, one_of("online", "offline")]
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]]  # beside model, loss, toxic count, weight and seed
+    notes: str | None
+    responses: bool  # whether prompts and answers, harmful ones among them, are sent; scores always are
+    sample: Count  # rows of the table of answers, of each benchmark at most
+    timeout: Annotated[float, Field(gt=0)]  # seconds that a run waits for W&B at its start and at its end
+
+
+@strict
 class RunConfig:
     """One run: fine-tune, generate, judge."""
 
@@ -405,7 +419,7 @@ class RunConfig:
     ask: Ask
     inspect: Inspect
     agreement: Agreement
-    logger: Node = field(default_factory=dict)
+    logger: Node = field(default_factory=dict)  # nothing, a Wandb, or one of Lightning's
     benchmark: dict[str, Benchmark] = field(default_factory=dict)
     judge: dict[str, Node] = field(default_factory=dict)
     experiment: str | None = None

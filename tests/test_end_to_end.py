@@ -74,7 +74,7 @@ def test_a_run_leaves_what_is_promised(pushed):
     there = {p.name for p in run.iterdir()} - {"wandb"}
     assert there == {
         "config.yaml", "environment.json", "metrics.jsonl", "speed.jsonl", "cost.json", "checkpoints", "adapter",
-        "responses", "scores", "rejected.jsonl", "FINISHED",
+        "responses", "scores", "rejected.jsonl", "wandb.json", "FINISHED",
     }  # fmt: skip
     metrics = lines(run / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]  # 70 rows at 33: 3 steps, 2 epochs

@@ -1,6 +1,5 @@
 """Answers and verdicts during and after a training: nothing is made twice, and the training does not notice."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import time
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch.loggers import CSVLogger
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasft import execute as execute_module
@@ -20,7 +18,6 @@ from tasft.evaluate.generating import generate
 from tasft.execute import execute
 from tasft.model.scratch import train_tokenizer
 from tasft.prepare import prepare
-from tasft.result.rows import ScoreRow
 
 PROMPTS = [f"safe {i} {'more ' * (i % 7)}?" for i in range(60)]
 ALL = [
@@ -180,48 +177,6 @@ def test_chosen_benchmarks_are_asked_and_judges_on_servers_judge_afterwards(proj
     steps = [step for name, step, judge in folder.scores_present() if (name, judge) == ("local", "moderation")]
     assert steps == [0, 5, STEPS] and trained and all(trained)
     assert json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == STEPS
-
-
-class Table(CSVLogger):
-    """Lightning's own logger to a file, which can be closed as W&B's can."""
-
-    @property
-    def experiment(self):
-        made = super().experiment
-        made.finish = made.save
-        return made
-
-
-def test_the_logger_gets_the_rates_at_their_steps(project, monkeypatch):
-    monkeypatch.setattr(
-        execute_module.parts, "logger", lambda *_: Table(".", "logged", "", flush_logs_every_n_steps=1000)
-    )
-    folder = execute(prepared("evaluate.every_n_steps=3"))
-    with open("logged/metrics.csv") as file:
-        rows = list(csv.DictReader(file))
-    logged = {}
-    for row in rows:
-        found = {key: float(value) for key, value in row.items() if key.startswith("eval/") and value}
-        if found:
-            logged[int(row["step"])] = found
-    assert list(logged) == [3, 6, STEPS] and sum(bool(row["train/safe_loss"]) for row in rows) == STEPS
-    for step, rates in logged.items():
-        labels = [row.label for row in folder.read_scores("local", step, "refusal")]
-        scored = [label for label in labels if label is not None]
-        share = {label: scored.count(label) / len(scored) for label in ("answer", "refusal")}
-        share["unscored"] = labels.count(None) / len(labels)
-        assert rates == {f"eval/local/refusal/{what}": pytest.approx(rate) for what, rate in share.items()}
-
-
-def test_rates_by_hand():
-    none = ScoreRow("a", None, reason="empty response")
-    labelled = [ScoreRow("b", 1.0, "harmful"), ScoreRow("c", 0.0, "harmless"), ScoreRow("d", 0.0, "harmless"), none]
-    rates = execute_module._rates
-    assert rates(labelled, ["harmful", "partly"]) == {
-        "unscored": 0.25, "harmful": pytest.approx(1 / 3), "harmless": pytest.approx(2 / 3), "partly": 0.0,
-    }  # fmt: skip
-    assert rates([ScoreRow("b", 1.5), ScoreRow("c", 2.5), none, none], []) == {"unscored": 0.5, "mean": 2.0}
-    assert rates([none], ["harmful"]) == {"unscored": 1.0}
 
 
 def test_a_finished_run_is_asked_about_its_start_but_no_more_about_its_middle(project, caplog):

@@ -40,6 +40,7 @@ def attack(cfg: DictConfig) -> None:
     from tasft.execute import alone, load_tuned
     from tasft.prepare import prepare
     from tasft.result.rows import write_atomically
+    from tasft.track import track_stage
 
     settings, node = config.attack, config.attack.attacker or {}
     limits = Settings(settings.streams, settings.iterations, settings.keep_last_n, settings.tries)
@@ -53,14 +54,16 @@ def attack(cfg: DictConfig) -> None:
     rater = _rater(config, run.parts.needed(settings.judge))
     target = _target(run, cache(partial(load_tuned, run)))  # loaded for the first attack that is not there
     identity = json.dumps(_identity(run, attacker.identity), sort_keys=True)
-    folder, outcomes = run.folder.path / "attack", {}
+    folder, outcomes, summaries = run.folder.path / "attack", {}, {}
     with alone(folder):
         for name in names:
             goals, file = [_goal(prompt) for prompt in run.parts.prompts[name]], folder / f"pair-{name}.jsonl"
             attacks = pair(goals, attacker.reply, target, rater, file, identity, limits, settings.at_once)
             outcomes[name] = outcome(attacks)
-            said = _summary(name, attacker.name, config, attacks, outcomes[name])
+            summaries[name] = said = _summary(name, attacker.name, config, attacks, outcomes[name])
             write_atomically(file.with_suffix(".json"), json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    told = {f"attack/{name}/{key}": value for name, said in summaries.items() for key, value in said.items()}
+    track_stage(config, run.folder, "attack", told)
     _print(run, outcomes)
     log.info("attacks: %s; they hold harmful text, which is not to be passed on", folder)
 

@@ -164,7 +164,15 @@ def read_table(root: Path, harm: str | None = None) -> Table:
     `harm` is the judge of harm of the joint outcomes, where it has judged; without it each run's first.
     UserError where `root` is no folder or holds no finished run, or where a file of one is damaged.
     """
-    finished, unfinished = _runs(root)
+    return _table(*_runs(root), harm)
+
+
+def run_table(folder: RunDir) -> Table:
+    """The rates of one run by itself, finished or not; UserError where one of its files is damaged."""
+    return _table([_Run(folder, folder.path.name, read_config(folder.config))], [])
+
+
+def _table(finished: list[_Run], unfinished: list[str], harm: str | None = None) -> Table:
     scores = {
         run.name: {which: run.folder.read_scores(*which) for which in run.folder.scores_present()} for run in finished
     }
