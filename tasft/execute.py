@@ -6,11 +6,10 @@ import platform
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -56,17 +55,20 @@ FREE = """
     data.contrastive_source data.harmful_source data.contamination data.filter model.name model.path model.epochs
     model.attention model.tuned_weight model.tuned_share loss.precompute_reference loss.weight loss.share
     loss.embedding loss.toxic_eos evaluate.batch_size evaluate.every_n_steps evaluate.during evaluate.at_start
-    evaluate.server
+    evaluate.server search
 """.split()
 # `make bench` has the speed of others; on a GPU a 7B model without activation checkpointing takes about 7 MB a token
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
-def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir:
+def execute(
+    run: Run, plain: RunDir | None = None, wait: bool = False, looked: Callable[[int], None] | None = None
+) -> RunDir:
     """Fine-tune, answer and judge whatever of it is not there yet; the run's folder.
 
     `plain` is plain SFT on the same rows, whose safe loss loss.weight=auto keeps near. wait: for another process that
-    is at work on this very run, instead of a UserError.
+    is at work on this very run, instead of a UserError. `looked(step)` is called after each evaluation during the
+    training; what it raises ends the training, which the next call goes on with from its last checkpoint.
     """
     _check_evaluation(run)
     folder, config = run.folder, _yaml(run)
@@ -90,7 +92,7 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
             return folder
         model = logger = None
         if not trained:
-            model, logger = _train(run, plain, stack)
+            model, logger = _train(run, plain, stack, looked)
             todo = _unanswered(run)
         elif (todo and run.config.evaluate.server.base_url is None) or not _tasks_done(run):
             model = load_tuned(run)
@@ -359,7 +361,9 @@ def _rates(scores: Sequence[ScoreRow], labels: Iterable[str]) -> dict[str, float
     return rates
 
 
-def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel, Any]:
+def _train(
+    run: Run, plain: RunDir | None, stack: ExitStack, looked: Callable[[int], None] | None
+) -> tuple[PeftModel, Any]:
     """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter.
 
     The model, and the logger, if there is one, which is open until `stack` is closed.
@@ -400,7 +404,12 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
     logger = stack.enter_context(_logger(run))
     files = Files(folder.checkpoints, folder.append_metrics, folder.append_speed)
     accelerator = "gpu" if run.device.type == "cuda" else "cpu"
-    look = partial(_look, run, model, logger)
+
+    def look(step: int) -> None:
+        _look(run, model, logger, step)
+        if looked is not None:
+            looked(step)
+
     if config.evaluate.at_start:
         look(0)
     watch = Watch(look, config.evaluate.every_n_steps) if config.evaluate.every_n_steps is not None else None

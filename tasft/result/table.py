@@ -42,7 +42,7 @@ _SAID_ELSEWHERE = (
         "data.name",
         "data.toxic_prompts",
     ),
-    *("contrastive", "inspect", "auto", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
+    *("search", "contrastive", "inspect", "auto", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
 )
 
 
@@ -185,6 +185,12 @@ def read_table(root: Path, harm: str | None = None) -> Table:
         if not of_run:
             unjudged.append(run.name)
     return Table(rows, unfinished, unjudged, scores, joints, common)
+
+
+def joints_of(folder: RunDir) -> dict[tuple[str, int], Joint]:
+    """(Benchmark, step) -> the joint outcomes of a run's answers, as far as it has come."""
+    run = _Run(folder, folder.path.as_posix(), read_config(folder.config))
+    return _joints(run, {which: folder.read_scores(*which) for which in folder.scores_present()}, None)
 
 
 def finished_runs(root: Path) -> dict[str, RunDir]:
