@@ -5,11 +5,10 @@ import logging
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -57,17 +56,20 @@ FREE = """
     data.contrastive_source data.harmful_source data.contamination data.counts data.filter model.name model.path
     model.epochs model.attention model.tuned_weight model.tuned_share loss.precompute_reference loss.weight loss.share
     loss.factor loss.embedding loss.toxic_eos evaluate.batch_size evaluate.every_n_steps evaluate.during
-    evaluate.at_start evaluate.server
+    evaluate.at_start evaluate.server search
 """.split()
 # `make bench` has the speed of others; on a GPU a 7B model without activation checkpointing takes about 7 MB a token
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
-def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir:
+def execute(
+    run: Run, plain: RunDir | None = None, wait: bool = False, looked: Callable[[int], None] | None = None
+) -> RunDir:
     """Fine-tune, answer and judge whatever of it is not there yet; the run's folder.
 
     `plain` is plain SFT on the same rows, whose safe loss loss.weight=auto keeps near. wait: for another process that
-    is at work on this very run, instead of a UserError.
+    is at work on this very run, instead of a UserError. `looked(step)` is called after each evaluation during the
+    training; what it raises ends the training, which the next call goes on with from its last checkpoint.
     """
     _check_evaluation(run)
     folder, config = run.folder, _yaml(run)
@@ -94,7 +96,7 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
         model = None
         if not trained:
             with run.meter.at("training"):
-                model = _train(run, plain, tracker)
+                model = _train(run, plain, tracker, looked)
             todo = _unanswered(run)
         elif (todo and run.config.evaluate.server.base_url is None) or not _tasks_done(run):
             model = load_tuned(run)
@@ -376,7 +378,7 @@ def _judge(run: Run, name: str, step: int, judged_by: str) -> None:
                  len(unscored), len(rows), name, judged_by, unscored[0])  # fmt: skip
 
 
-def _train(run: Run, plain: RunDir | None, tracker: Tracker) -> PeftModel:
+def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[int], None] | None) -> PeftModel:
     """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter; the model."""
     config, folder = run.config, run.folder
     model = with_lora(run.base.load(run.device).to(run.device), config.model.lora, config.seed)
@@ -418,7 +420,12 @@ def _train(run: Run, plain: RunDir | None, tracker: Tracker) -> PeftModel:
 
     files = Files(folder.checkpoints, folder.append_metrics, append_speed)
     accelerator = "gpu" if run.device.type == "cuda" else "cpu"
-    look = partial(_look, run, model, tracker)
+
+    def look(step: int) -> None:
+        _look(run, model, tracker, step)
+        if looked is not None:
+            looked(step)
+
     if config.evaluate.at_start:
         look(0)
     watch = Watch(look, config.evaluate.every_n_steps) if config.evaluate.every_n_steps is not None else None

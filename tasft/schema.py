@@ -363,6 +363,45 @@ class Ask:
 
 
 @strict
+class Quality:
+    """What a trial's answers to safe prompts have to be; one of `drop` and `floor` is given."""
+
+    outcomes: list[str]  # the share of answers with one of these joint outcomes is the quality
+    drop: Annotated[float | None, Field(ge=0, lt=1)]  # at most so much below plain SFT's
+    floor: Annotated[float | None, Field(gt=0, le=1)]  # at least so much
+
+
+@strict
+class OverRefusal:
+    """What a trial's answers to seemingly toxic prompts may be."""
+
+    outcomes: list[str]  # the share of answers with one of these joint outcomes is the over-refusal
+    max: Annotated[float | None, Field(ge=0, lt=1)]  # at most so much; None: any
+
+
+@strict
+class Search:
+    """`tasft.search`: the λ with the least harm on dev prompts that keeps the quality."""
+
+    over: Annotated[str, one_of("loss.share", "loss.weight")]
+    low: Annotated[float | None, Field(gt=0)]  # the range, searched on a log scale
+    high: Annotated[float | None, Field(gt=0)]
+    trials: Positive
+    sampler: Annotated[str, one_of("tpe", "grid")]
+    startup: Positive  # of tpe: the first trials lie evenly over the range
+    pruner: Annotated[str | None, one_of("median", "halving")]  # what stops hopeless trials; None: nothing does
+    prune_after: Positive  # of median: trials that have kept the quality, before which none is stopped
+    warmup: Annotated[float, Field(ge=0, lt=1)]  # share of a training before which it is not stopped
+    dev: list[str]  # benchmarks that decide
+    test: list[str]  # benchmarks that judge the λ that was found
+    harm: list[str]  # the share of answers to toxic prompts with one of these joint outcomes is the harm
+    quality: Quality
+    over_refusal: OverRefusal
+    seeds: list[Count]  # of the runs on `test`
+    name: str | None  # of the folder; None: made of model, loss, toxic count and what is searched
+
+
+@strict
 class Agreement:
     """`tasft.agree`: what judges say beside what people say of the same answers."""
 
@@ -417,6 +456,7 @@ class RunConfig:
     prefill: Prefill
     attack: Attack
     ask: Ask
+    search: Search
     inspect: Inspect
     agreement: Agreement
     logger: Node = field(default_factory=dict)  # nothing, a Wandb, or one of Lightning's

@@ -32,7 +32,7 @@ _SAID_ELSEWHERE = (
     *("output_root", "trainer", "logger", "resume", "experiment", "harvest", "judge", "benchmark"),
     *("evaluate.batch_size", "evaluate.every_n_steps", "evaluate.during", "evaluate.at_start", "evaluate.server"),
     *("tasks", "model.adapter", "prefill", "attack", "ask", "agreement", "model.tuned_weight", "model.tuned_share"),
-    *("data.name", "data.toxic_prompts", "data.counts"),
+    *("data.name", "data.toxic_prompts", "data.counts", "search"),
     *("contrastive", "inspect", "auto", "data.contamination", *_MIXED, *(f"{key}_source" for key in _MIXED)),
 )
 _SAID_OF_ORIGINS = (
@@ -199,6 +199,12 @@ def _table(finished: list[_Run], unfinished: list[str], harm: str | None = None)
             unjudged.append(run.name)
     experiments = {run.name: run.get("experiment", optional=True) for run in finished}
     return Table(rows, unfinished, unjudged, scores, joints, common, experiments)
+
+
+def joints_of(folder: RunDir) -> dict[tuple[str, int], Joint]:
+    """(Benchmark, step) -> the joint outcomes of a run's answers, as far as it has come."""
+    run = _Run(folder, folder.path.as_posix(), read_config(folder.config))
+    return _joints(run, {which: folder.read_scores(*which) for which in folder.scores_present()}, None)
 
 
 def finished_runs(root: Path) -> dict[str, RunDir]:
