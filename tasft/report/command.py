@@ -73,9 +73,8 @@ def command(config: Mapping[str, Any]) -> Command:
     wanted = {key: value for key, value in wanted.items() if key not in there and not below(key, strange)}
     given, unknown = _given(base, wanted, config, aside)
     with _with(base, given) as cfg:
-        found = {key: _selected(cfg, key) for key, value in base.raw.items() if _interpolation(value)}
-    # what follows from other keys, unless it was given by itself
-    given |= {key: wanted[key] for key, value in found.items() if key in wanted and wanted[key] != value}
+        follows = {key: _selected(cfg, key) for key in wanted if _interpolation(base.raw.get(key))}
+    given |= {key: wanted[key] for key, value in follows.items() if wanted[key] != value}
     given |= _weight(base, given, loss)
     words = [f"{key}={_value(value)}" if value is not _MISSING else key for key, value in given.items()]
     return Command((*choices, *words), tuple(unknown))

@@ -10,6 +10,7 @@ from rich.text import Text
 from tasft.report.compare import NOTE, Comparison, compare
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
+from tasft.report.page import write_page
 from tasft.report.summary import Summary, summaries
 from tasft.report.text import comparison_lines, markdown, rich_further, rich_table, score_cells, scores_note
 from tasft.result.rows import write_atomically
@@ -21,7 +22,7 @@ NAMED = 5  # runs named in one line
 
 
 def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: str | None = None) -> None:
-    """Print the tables of the runs under `root`; write results.csv, table.md, comparisons.csv and the figures to `out`.
+    """Print the tables of the runs under `root`; write them, the figures and the page of all runs to `out`.
 
     asked: pairs of settings to compare, by their names in the table; without any, each with plain SFT. harm: the judge
     of harm, where it has judged, instead of each run's first.
@@ -41,6 +42,8 @@ def report(root: Path, out: Path, asked: Sequence[tuple[str, str]] = (), harm: s
         (out / "comparisons.csv").unlink(missing_ok=True)  # of an earlier report on other runs
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
     written += draw_curves(root, table, out)
+    write_page(root, table, tables, out / "index.html", [*left_out, *not_compared])
+    written.append(out / "index.html")
 
     # Printed last, so that the files are there even where the reader of a pipe has gone.
     console = Console(highlight=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 
 from scipy.stats import binomtest, t
@@ -9,6 +10,7 @@ from scipy.stats import binomtest, t
 CONFIDENCE = 0.95
 
 
+@cache  # of every rate both ends are asked for, and the test behind it takes milliseconds
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of successes / n, fractions; ValueError unless 0 <= successes <= n > 0.
 

@@ -89,6 +89,7 @@ class Table:
     scores: dict[str, dict[tuple[str, int, str], list[ScoreRow]]]  # run -> (benchmark, step, judge) -> its scores
     joints: dict[str, dict[tuple[str, int], Joint]]  # run -> (benchmark, step) -> joint outcomes
     common: dict[tuple[str, str, str], set[str]]  # (model, judge, metric) -> the benchmarks that a pooled rate is over
+    configs: dict[str, dict[str, Any]]  # run -> its config, of the finished ones
 
     def values(self, row: Measurement) -> dict[str, float | None]:
         """What a joint rate or a mean score was made from: `<benchmark>/<prompt_id>` -> its value, None where unscored.
@@ -184,7 +185,7 @@ def read_table(root: Path, harm: str | None = None) -> Table:
         rows += of_run
         if not of_run:
             unjudged.append(run.name)
-    return Table(rows, unfinished, unjudged, scores, joints, common)
+    return Table(rows, unfinished, unjudged, scores, joints, common, {run.name: run.config for run in finished})
 
 
 def finished_runs(root: Path) -> dict[str, RunDir]:
