@@ -121,7 +121,7 @@ Key = tuple[str, str, int, str]  # model, method, count, what differs
 
 def sheets(root: Path, table: Table) -> list[Sheet]:
     """The paper's tables of which there is anything; none where no run is of one of the paper's experiments."""
-    named = set(table.experiments.values())
+    named = {config.get("experiment") for config in table.configs.values()}
     if not named & {form.experiment or name for name, form in FORMS.items()}:
         return []
     rows = last_steps(table.rows)

@@ -28,7 +28,7 @@ def draw_paper_figures(table: Table, out: Path) -> list[tuple[Path, str]]:
     }  # fmt: skip
     drawn = []
     for name, draw in drawings.items():
-        rows = [row for row in table.rows if table.experiments.get(row.run) == name]
+        rows = [row for row in table.rows if table.configs[row.run].get("experiment") == name]
         models = sorted({row.model for row in rows})
         if name == "figure3" and rows:  # all models side by side, as in the paper
             drawn.append((out / f"{name}.png", draw(table, rows, out / f"{name}.png")))

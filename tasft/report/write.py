@@ -11,6 +11,7 @@ from tasft.report.compare import NOTE, Comparison, compare
 from tasft.report.cost import Cost, cost_cells, costs
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
+from tasft.report.page import write_page
 from tasft.report.paper import Beside, paper_markdown, restricted, sheet_lines, sheet_notes, sheets
 from tasft.report.paper_figures import draw_paper_figures
 from tasft.report.summary import Summary, summaries
@@ -30,7 +31,7 @@ def report(
     harm: str | None = None,
     only: str | None = None,
 ) -> None:
-    """Print the tables of the runs under `root`; write csv files, table.md and the figures to `out`.
+    """Print the tables of the runs under `root`; write them, the figures and the page of all runs to `out`.
 
     asked: pairs of settings to compare, by their names in the table; without any, each with plain SFT. harm: the judge
     of harm, where it has judged, instead of each run's first. only: a table of the paper, with what it is made of.
@@ -62,6 +63,8 @@ def report(
         written.append(out / "costs.csv")
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
     drawn += draw_paper_figures(table, out) + draw_curves(root, table, out)
+    write_page(root, table, tables, out / "index.html", [*left_out, *not_compared])
+    written.append(out / "index.html")
 
     # Printed last, so that the files are there even where the reader of a pipe has gone.
     console = Console(highlight=False)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,15 +62,23 @@ RowKind = TypeVar("RowKind", ResponseRow, ScoreRow)
 
 def _check_texts(row: ResponseRow | ScoreRow) -> None:
     """ValueError where a field that holds text is neither text nor, where it may be, null."""
-    for field in fields(row):
-        value = getattr(row, field.name)
-        may_be_null = field.default is None
-        if (
-            field.name not in ("score", "detail", "truncated")
-            and not isinstance(value, str)
-            and not (value is None and may_be_null)
-        ):
-            raise ValueError(f"{field.name} is {value!r}, not text")
+    for name, may_be_null in _texts(type(row)):
+        value = getattr(row, name)
+        if not isinstance(value, str) and not (value is None and may_be_null):
+            raise ValueError(f"{name} is {value!r}, not text")
+
+
+@cache  # a report reads a million rows
+def _texts(kind: type[ResponseRow] | type[ScoreRow]) -> list[tuple[str, bool]]:
+    """The fields that hold text, and whether they may be null."""
+    names = [(field.name, field.default is None) for field in fields(kind)]
+    return [(name, optional) for name, optional in names if name not in ("score", "detail", "truncated")]
+
+
+@cache
+def _known(kind: type[ResponseRow] | type[ScoreRow]) -> dict[str, bool]:
+    """The names of all fields, and whether a row needs them."""
+    return {field.name: field.default is MISSING for field in fields(kind)}
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -100,7 +109,7 @@ def read_rows(path: Path, kind: type[RowKind]) -> list[RowKind]:
 
 
 def _row(values: dict[str, Any], kind: type[RowKind]) -> RowKind:
-    known = {field.name: field.default is MISSING for field in fields(kind)}
+    known = _known(kind)
     missing = [name for name, needed in known.items() if needed and name not in values]
     unknown = [name for name in values if name not in known]
     if missing:

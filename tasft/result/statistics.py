@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 
 from scipy.optimize import brentq
@@ -11,6 +12,7 @@ CONFIDENCE = 0.95
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))  # 1.96
 
 
+@cache  # of every rate both ends are asked for, and the test behind it takes milliseconds
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of successes / n, fractions; ValueError unless 0 <= successes <= n > 0.
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from tasft.errors import UserError
 from tasft.result.rows import (
@@ -42,6 +42,19 @@ Number = int | float | str | None
 LATER = {"evaluate.num_beams": 1}  # keys that runs of earlier versions lack, and what those did
 _RESPONSES = re.compile(r"(?P<benchmark>[\w-]+)@(?P<step>\d+)\.jsonl")
 _SCORES = re.compile(r"(?P<benchmark>[\w-]+)@(?P<step>\d+)\.(?P<judge>[\w-]+)\.jsonl")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads what OmegaConf's loader reads: 1e-5 is a number, and a date is text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9][0-9_]*\.?|\.)[0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789.")
+)
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -89,8 +102,11 @@ def check_writable(root: Path) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """A run's config.yaml as plain dictionaries; UserError where it cannot be read."""
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
+        text = path.read_text(encoding="utf-8")
+        config = yaml.load(text, _Loader)
+        if "${" in text:  # mended by hand; OmegaConf takes twenty times as long
+            config = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException):
         config = None
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged (no readable yaml mapping): mend it, or move its folder away")

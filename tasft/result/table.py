@@ -86,7 +86,7 @@ class Table:
     scores: dict[str, dict[tuple[str, int, str], list[ScoreRow]]]  # run -> (benchmark, step, judge) -> its scores
     joints: dict[str, dict[tuple[str, int], Joint]]  # run -> (benchmark, step) -> joint outcomes
     common: dict[tuple[str, str, str], set[str]]  # (model, judge, metric) -> the benchmarks that a pooled rate is over
-    experiments: dict[str, str | None] = field(default_factory=dict)  # run -> the experiment that its config names
+    configs: dict[str, dict[str, Any]]  # run -> its config, of the finished ones
 
     def values(self, row: Measurement) -> dict[str, float | None]:
         """What a joint rate or a mean score was made from: `<benchmark>/<prompt_id>` -> its value, None where unscored.
@@ -197,8 +197,8 @@ def _table(finished: list[_Run], unfinished: list[str], harm: str | None = None)
         rows += of_run
         if not of_run:
             unjudged.append(run.name)
-    experiments = {run.name: run.get("experiment", optional=True) for run in finished}
-    return Table(rows, unfinished, unjudged, scores, joints, common, experiments)
+    configs = {run.name: run.config for run in finished}
+    return Table(rows, unfinished, unjudged, scores, joints, common, configs)
 
 
 def joints_of(folder: RunDir) -> dict[tuple[str, int], Joint]:
