@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tasft.config import CONF, register
-from tasft.model.adapter import origin
+from tasft.result.origin import origin
 from tasft.result.store import below, flatten
 
 # What other commands look at, what says how a run is watched, and what follows from other keys
@@ -89,7 +89,8 @@ def _choices(config: Mapping[str, Any]) -> tuple[str, ...]:
         node = config.get(group) or {}
         name = str(node.get("name"))
         if group == "model" and node.get("adapter"):
-            name = (origin(name) or (name.partition("-from_")[0],))[0]
+            was = origin(name)
+            name = was.model if was else name.partition("-from_")[0]
         if leaves.get(f"{group}.name") == name:
             continue
         if not _is_choice(group, name):

@@ -69,14 +69,14 @@ def _check_texts(row: ResponseRow | ScoreRow) -> None:
 
 
 @cache  # a report reads a million rows
-def _texts(kind: type[ResponseRow] | type[ScoreRow]) -> list[tuple[str, bool]]:
+def _texts(kind: type[Any]) -> list[tuple[str, bool]]:
     """The fields that hold text, and whether they may be null."""
     names = [(field.name, field.default is None) for field in fields(kind)]
     return [(name, optional) for name, optional in names if name not in ("score", "detail", "truncated")]
 
 
 @cache
-def _known(kind: type[ResponseRow] | type[ScoreRow]) -> dict[str, bool]:
+def _known(kind: type[Any]) -> dict[str, bool]:
     """The names of all fields, and whether a row needs them."""
     return {field.name: field.default is MISSING for field in fields(kind)}
 
