@@ -112,7 +112,7 @@ def _common(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
     """What runs have to agree in to be asked together."""
     model, data = config["model"], config["data"]
     return {
-        "base model": adapter.chain[0].settings.get("base_model_name_or_path"),
+        "base model": (adapter.trained_on or [adapter.chain[0].settings.get("base_model_name_or_path")])[0],
         "revision": model["revision"],
         "dtype": model["dtype"],
         "adapter below": [each.digest for each in adapter.chain[:-1]],
@@ -128,25 +128,23 @@ def _answers(
     import torch
     from peft import PeftModel
 
+    from tasft.base import base_of_run
     from tasft.benchmark.prompts import number
     from tasft.evaluate.generating import generate
-    from tasft.model.loading import load_base, load_tokenizer
-    from tasft.model.lora import merged
     from tasft.prompt import prompt_format
 
     (adapter, of_run), *_ = runs.values()
     common, settings = _common(adapter, of_run), config.evaluate
-    tokenizer = load_tokenizer(common["base model"], common["revision"])
+    base = base_of_run(adapter)
+    tokenizer = base.tokenizer
     format = prompt_format(common["format"], tokenizer, common["system prompt"])
-    model = load_base(common["base model"], common["dtype"], common["revision"], of_run["model"]["attention"])
-    for below in adapter.chain[:-1]:
-        model = merged(model, below)
     gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    tuned = PeftModel.from_pretrained(model, str(adapter.folder), adapter_name="0")
+    device = torch.device("cuda" if gpu else "cpu")
+    tuned = PeftModel.from_pretrained(base.load(device), str(adapter.folder), adapter_name="0")
     for i, (other, _) in enumerate(runs.values()):
         if i:
             tuned.load_adapter(str(other.folder), adapter_name=str(i))
-    tuned = tuned.to("cuda" if gpu else "cpu").eval()
+    tuned = tuned.to(device).eval()
     numbered = number(list(prompts))
 
     def answers(title: str) -> list[ResponseRow]:

@@ -134,7 +134,7 @@ def base_of_run(adapter: Adapter, moved_to: str | None = None) -> Base:
     if place is None:
         raise UserError(
             f"{moved_to or model.path or kept} is not, or no longer, the base model of {run.path}: put that back where"
-            " it was, or export with --base <its folder>"
+            " it was (tasft.export can take it from elsewhere: --base <its folder>)"
             + (" (the run's own command with resume=false trains one and the run afresh)" if model.scratch else "")
         )
     if model.scratch is not None:

@@ -73,3 +73,14 @@ def test_mistakes(runs):
     ):
         with pytest.raises(UserError, match=sentence):
             asked(*overrides)
+
+
+def test_a_base_model_that_has_changed_is_not_asked(runs):
+    weights = Path("model/model.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        with pytest.raises(UserError, match="model is not, or no longer, the base model of"):
+            asked("ask.prompt=a", f"ask.runs=[{runs[0].folder.path}]")
+    finally:
+        weights.write_bytes(content)
