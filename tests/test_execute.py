@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tasft import execute as execute_module
 from tasft.config import CONF, register
 from tasft.errors import UserError
+from tasft.evaluate import generating
 from tasft.evaluate.generating import generate
 from tasft.execute import execute
 from tasft.model.scratch import train_tokenizer
@@ -125,8 +126,8 @@ def test_killed_in_the_middle_of_answers_no_batch_is_made_twice(project, monkeyp
         there[step] = file.read_bytes().rpartition(b"\n")[0].split(b"\n")
     assert run.folder.adapter.exists()
     made = []
-    real = LlamaForCausalLM.generate
-    monkeypatch.setattr(LlamaForCausalLM, "generate", lambda *args, **kw: made.append(0) or real(*args, **kw))
+    real = generating._batch
+    monkeypatch.setattr(generating, "_batch", lambda *args: made.append(0) or real(*args))
     folder = execute(prepared(*asking))
     assert len(made) == 30 - len(there[STEPS])
     assert written(folder) == want
