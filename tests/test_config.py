@@ -121,7 +121,7 @@ def test_judges_fit_a_benchmark_by_kind_by_need_or_because_it_names_them():
 def test_every_judge_says_in_words_that_are_known_where_it_makes_sense():
     judges = sorted(file.stem for file in (CONF / "judge").glob("*.yaml"))
     config = checked(composed(f"judge=[{','.join(judges)}]", "benchmark=[i_cona,xstest,alpaca_eval,tiny_seen]"))
-    assert {judge for name in config.benchmark for judge in judges_of(config, name)} == set(judges)
+    assert {judge for name in config.benchmark for judge in judges_of(config, name)} == set(config.judge)
 
 
 def test_stl_is_a_choice_of_data():

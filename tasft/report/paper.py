@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tasft.paper import NOT_AVAILABLE, published
-from tasft.report.summary import TINY_NOTE
 from tasft.report.text import MISSING, as_markdown
 from tasft.result.outcome import JOINT
 from tasft.result.rows import damaged
@@ -133,16 +132,19 @@ def sheets(root: Path, table: Table) -> list[Sheet]:
     return [sheet for name in FORMS for sheet in _sheets(name, found[name], named)]
 
 
-def restricted(table: Table, name: str, of_name: Sequence[Sheet]) -> Table:
+def restricted(table: Table, of_name: Sequence[Sheet]) -> Table:
     """The measurements that a table of the paper is made of."""
-    benchmarks = {cell.benchmark for sheet in of_name for cell in sheet.cells} | {POOLED}
-    models = {cell.model for sheet in of_name for cell in sheet.cells}
-    kept = [
+    cells = [cell for sheet in of_name for cell in sheet.cells if cell.measured is not None]
+    kept = {(cell.model, cell.method, cell.count) for cell in cells}
+    benchmarks = {cell.benchmark for cell in cells} | (
+        {POOLED} if HARMFUL in {cell.metric for cell in cells} else set()
+    )
+    rows = [
         row
         for row in table.rows
-        if row.model in models and row.benchmark in benchmarks and method_of(row)[0] in FORMS[name].methods
+        if (row.model, *method_of(row)[:2]) in kept and (row.benchmark in benchmarks or benchmarks == {""})
     ]
-    return replace(table, rows=kept)
+    return replace(table, rows=rows)
 
 
 def method_of(row: Measurement) -> tuple[str, int, str]:
@@ -396,8 +398,6 @@ def sheet_notes(sheet: Sheet) -> list[str]:
     others = sorted({cell.model for cell in sheet.cells} - PAPERS)
     if others:
         notes.append(f"The paper has no {', '.join(others)}: nothing to put beside.")
-    if any(model.partition("-from_")[0] == "tiny" for model in others):
-        notes.append(TINY_NOTE)
     return notes
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from tasft.errors import UserError
 from tasft.report.compare import NOTE, Comparison, compare
 from tasft.report.cost import Cost, cost_cells, costs
 from tasft.report.curves import draw_curves
@@ -39,8 +40,11 @@ def report(
     table = read_table(root, harm)
     beside = sheets(root, table)
     if only is not None:
+        there = ", ".join(dict.fromkeys(sheet.name for sheet in beside)) or "none of the paper's"
         beside = [sheet for sheet in beside if sheet.name == only]
-        table = restricted(table, only, beside)
+        if not beside:
+            raise UserError(f"--only {only}: these runs make no such table; there are {there}")
+        table = restricted(table, beside)
     check_writable(out)
     tables = summaries(table.rows)
     comparisons, not_compared = compare(table, tables, asked)
