@@ -10,3 +10,8 @@ class UserError(Exception):
 
 class Unavailable(UserError):
     """What cannot be had as things are: no key, no network, no access. Work that can do without it goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says; its type's name where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -428,6 +428,7 @@ def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[i
 
     if config.evaluate.at_start:
         look(0)
+    tracker.evaluated()  # opened before the training's clock runs
     watch = Watch(look, config.evaluate.every_n_steps) if config.evaluate.every_n_steps is not None else None
     fit(
         module, run.batches, files, accelerator, config.trainer.log_every, config.trainer.checkpoint_every,

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pydantic import TypeAdapter
 
 from tasft.config import judges_of
-from tasft.errors import UserError
+from tasft.errors import UserError, first_line
 from tasft.result.outcome import JOINT
 from tasft.result.rows import read_objects, write_atomically
 from tasft.result.series import curves, final
@@ -74,7 +74,12 @@ def check(config: RunConfig) -> None:
         return
     import wandb  # slow to import
 
-    if not wandb.login(prompt=False):
+    try:
+        known = wandb.login(prompt=False)
+    except Exception as error:  # no network: the run can do without
+        log.warning("W&B does not answer (%s): the run is made all the same", first_line(error))
+        return
+    if not known:
         raise UserError("logger=wandb needs an account: run wandb login first, or use logger=wandb_offline")
 
 
@@ -147,7 +152,7 @@ class Tracker(Logger):
             if self._make is None:
                 return
             table = run_table(self.folder)
-            final, rates = self._final(table), self._rates(table)
+            final, rates = _final(self.folder, table), self._rates(table)
             new = _pending(self.config, self.folder, final) if _is_wandb(self.config) else self._before != rates
             sink = self._opened() if self._sink is not None or new else None
             if sink is not None:
@@ -203,12 +208,6 @@ class Tracker(Logger):
         judges = judges_of(self.config, benchmark) if benchmark in self.config.benchmark else []
         return all(self.folder.has_scores(benchmark, step, judge) for judge in judges)
 
-    def _final(self, table: Table) -> Values:
-        """The final rates, and what the run has cost where that is known."""
-        file = self.folder.path / "cost.json"
-        cost = json.loads(file.read_text()) if file.exists() else {}
-        return final(table.rows) | {f"cost/{key}": value for key, value in cost.items()}
-
     def _answers(self, table: Table) -> Answers:
         settings = _settings(self.config)
         return answers(self.folder, table, settings.sample, settings.responses)
@@ -224,6 +223,13 @@ class Tracker(Logger):
             if sink is not None:
                 with suppress(Exception):
                     sink.close(failed=True)  # W&B's client would take it to be still at work
+
+
+def lacking(config: RunConfig, folder: RunDir) -> bool:
+    """Whether a logger is asked for that lacks something of the finished run in `folder`."""
+    if not _is_wandb(config) or _mode(config) == "disabled":
+        return False
+    return _pending(config, folder, _final(folder, run_table(folder)))
 
 
 def track_stage(
@@ -457,6 +463,13 @@ def _kept(folder: RunDir, place: str, settings: Wandb) -> dict[str, Any] | None:
     return None if settings.entity and kept["entity"] and settings.entity != kept["entity"] else {"open": False} | kept
 
 
+def _final(folder: RunDir, table: Table) -> Values:
+    """The final rates, and what the run has cost where that is known."""
+    file = folder.path / "cost.json"
+    cost = json.loads(file.read_text()) if file.exists() else {}
+    return final(table.rows) | {f"cost/{key}": value for key, value in cost.items()}
+
+
 def _pending(config: RunConfig, folder: RunDir, final: Values, place: str = "run") -> bool:
     """Whether there is something that W&B has not been told."""
     kept = _kept(folder, place, _settings(config))
@@ -470,8 +483,7 @@ def _digest(config: RunConfig, final: Values) -> str:
 
 
 def _say(error: Exception) -> None:
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     log.warning(
         "the logger gave up (%s): the run goes on, its files have everything, and the same command sends later what is"
-        " missing", said,
+        " missing", first_line(error),
     )  # fmt: skip

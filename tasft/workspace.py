@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasft.errors import UserError
+from tasft.errors import UserError, first_line
 from tasft.result.rows import write_atomically
 
 GROUPED_BY = ("model", "loss", "toxic", "weight")  # of the config's `cell`
@@ -100,17 +100,16 @@ def save(entity: str, project: str, name: str) -> str:
     """Save a new workspace to W&B; its address. UserError where nobody is logged in, or W&B does not take it."""
     import wandb
 
-    if not wandb.login(prompt=False):
-        raise UserError("saving a workspace needs an account: run wandb login first, or use --json FILE")
     try:
+        if not wandb.login(prompt=False):
+            raise UserError("saving a workspace needs an account: run wandb login first, or use --json FILE")
         made = workspace(entity or wandb.Api().default_entity, project, name)
         made.save()
         return str(made.url)
     except UserError:
         raise
     except Exception as error:  # the package's, requests', W&B's own
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"W&B has not saved the workspace: {said}") from error
+        raise UserError(f"W&B has not saved the workspace: {first_line(error)}") from error
 
 
 def main(argv: list[str] | None = None) -> int:

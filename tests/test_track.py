@@ -20,13 +20,16 @@ from tasft.result.rows import ResponseRow, ScoreRow
 from tasft.result.series import curves, final
 from tasft.result.store import RunDir
 from tasft.result.table import run_table
-from tasft.track import Tracker, answers, check, spread, tags, track_stage, training_rows
+from tasft.track import Tracker, answers, check, lacking, spread, tags, track_stage, training_rows
 from tests.small import ASKED, composed, lay_out
 from tests.wandb_server import KEY, WandbServer
 
 PUSHED = [
     "loss=emd", "data.toxic=4", "data.toxic_source.path=toxic.jsonl", "loss.share=0.1",
-    "trainer.checkpoint_every=2", "evaluate.every_n_steps=2", "evaluate.at_start=true",
+    "trainer.checkpoint_every=2", "evaluate.every_n_steps=4",
+]  # fmt: skip
+TOLD = [
+    "logger=wandb", "logger.tags=[mine]", "logger.notes=why", "evaluate.every_n_steps=2", "evaluate.at_start=true",
 ]  # fmt: skip
 STEPS = 6  # 14 rows at 6, two epochs
 SECRET = "sk-not-to-be-sent-0123456789"
@@ -109,13 +112,13 @@ def story(server):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDir, "append_speed", dying)
         with pytest.raises(Killed):
-            run("logger=wandb", "logger.tags=[mine]", "logger.notes=why")
+            run(*TOLD)
     folder = RunDir(next(Path("outputs").glob("*/emd/*/seed0-*")))
     note(folder)
-    assert run("logger=wandb", "logger.tags=[mine]", "logger.notes=why").path == folder.path
+    assert run(*TOLD).path == folder.path
     note(folder)
     finished = rows(folder), run_table(folder).rows
-    run("logger=wandb", "logger.tags=[mine]", "logger.notes=why", "judge=[refusal,text]")
+    run(*TOLD, "judge=[refusal,text]")
     note(folder)
     return folder, had, finished
 
@@ -168,9 +171,9 @@ def test_neither_keys_nor_texts_are_sent_unless_asked_for(story, server):
     assert not any(json.dumps(text)[1:-1].encode() in sent for text in texts if len(text) > 4)
     assert SECRET.encode() not in sent and KEY.encode() not in sent
     already, count = len(server.bodies), story[1][-1]["sessions"]
-    run("logger=wandb", "judge=[refusal,text]", "logger.tags=[mine]", "logger.notes=why")
+    run(*TOLD, "judge=[refusal,text]")
     assert len([body for body in server.bodies[already:] if b"bucket" in body]) == 0, "nothing is new"
-    run("logger=wandb", "judge=[refusal,text]", "logger.responses=true", "logger.sample=2")
+    run(*TOLD, "judge=[refusal,text]", "logger.responses=true", "logger.sample=2")
     now = next(each for key, each in server.runs.items() if key == story[1][-1]["name"])
     assert now["sessions"] == count + 1 and now["history"][-1]["answers"]["nrows"] == 2
     said = b"\n".join(server.bodies[already:])
@@ -181,10 +184,15 @@ def test_a_run_that_was_made_without_a_logger_is_whole_there_later(server):
     folder = run("seed=1")
     assert not (folder.path / "wandb.json").exists()
     before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*") if "config" not in file.name}
+    (folder.path / "cost.json").write_text('{"gpu_hours": 0.25}')
+    tracked = checked(composed("run", *PUSHED, "seed=1", "logger=wandb", "logger.project=other"))
+    assert lacking(tracked, folder)
     run("seed=1", "logger=wandb", "logger.project=other")
+    assert not lacking(tracked, folder)
     kept = json.loads((folder.path / "wandb.json").read_text())["run"]
     there = server.runs[kept["id"]]
     assert (there["jobType"], there["project"]) == ("evaluate", "other")
+    assert there["summary"]["cost/gpu_hours"] == 0.25
     assert trained(there["history"]) == [*rows(folder).items()]
     assert evaluated(there["history"]) == curves(run_table(folder).rows)
     assert kept["url"].endswith(f"/team/other/runs/{kept['id']}")
