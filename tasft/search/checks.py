@@ -15,9 +15,9 @@ from tasft.benchmark.prompts import BenchmarkPrompt
 from tasft.config import judges_of
 from tasft.data.overlap import normalised
 from tasft.errors import UserError
-from tasft.result.outcome import ANSWERED
+from tasft.result.outcome import ANSWERED, PRECEDENCE
 from tasft.result.rows import write_atomically
-from tasft.result.store import flatten, read_config
+from tasft.result.store import below, flatten, read_config
 from tasft.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SEARCHED = ("loss.share", "loss.weight")
 Prompts = Mapping[str, Sequence[BenchmarkPrompt]]  # by the name of the benchmark
 
 
 def lowest(cfg: DictConfig) -> float:
     """The lower end of the range; UserError for what cannot be searched."""
     given, over = cfg.search, cfg.search.over
+    if over not in SEARCHED:
+        raise UserError(f"search.over={over}: it should be one of {', '.join(SEARCHED)}")
     if cfg.loss.toxic is None:
         raise UserError(f"loss={cfg.loss.name} has no toxic term, so there is no λ to search: give loss=emd, say")
     set_already = {"loss.share": cfg.loss.share is not None}
@@ -60,6 +63,14 @@ def check(config: RunConfig) -> None:
             "give one of search.quality.drop (below plain SFT) and search.quality.floor, and null for the other:"
             " without either the largest λ would win"
         )
+    for key, outcomes in {
+        "harm": settings.harm,
+        "quality.outcomes": settings.quality.outcomes,
+        "over_refusal.outcomes": settings.over_refusal.outcomes,
+    }.items():
+        if not outcomes or not set(outcomes) <= {*PRECEDENCE, ANSWERED}:
+            known = ", ".join([*PRECEDENCE, ANSWERED])
+            raise UserError(f"search.{key}=[{','.join(outcomes)}]: it should list outcomes of answers, of {known}")
     if not settings.seeds:
         raise UserError("search.seeds is empty: give fresh seeds to judge the λ that was found, such as [1,2,3]")
     if config.seed in settings.seeds:
@@ -143,23 +154,21 @@ def looks(config: RunConfig) -> int | None:
 
 
 def settings_of(config: RunConfig, first: "Run") -> dict[str, Any]:
-    """What decides the trials, by the keys that a user knows; what is compared when the command is given again."""
+    """What decides the trials, by its keys, as far as keys can say it; `first` is the run at the lowest λ."""
     from tasft.evaluate.judging import deciding
+    from tasft.execute import FREE
 
-    settings = asdict(config.search)
-    for key in ("test", "seeds", "name"):
-        del settings[key]
+    later = ["search.test", "search.seeds", "search.name"]
     if config.search.sampler != "grid":
-        del settings["trials"]  # more of them go on
-    evaluate = asdict(config.evaluate)
-    return {
-        "search": settings,
-        "seed": config.seed,
-        "evaluate": {key: evaluate[key] for key in ("max_new_tokens", "num_beams", "every_n_steps", "during")},
-        "judge": {name: deciding(node) for name, node in config.judge.items()},
-        "prompts": {name: _digest(prompts) for name, prompts in first.parts.prompts.items()},
-        "config or training data (of the run at search.low)": first.folder.path.name,
-    }
+        later.append("search.trials")  # more of them go on
+    decided = flatten({"search": asdict(config.search)})
+    looked = ("evaluate.every_n_steps", "evaluate.during")
+    decided |= {key: value for key, value in flatten(asdict(first.config)).items() if not below(key, FREE)}
+    decided |= {key: value for key, value in flatten(asdict(config)).items() if key in looked}
+    decided |= flatten({"judge": {name: deciding(node) for name, node in config.judge.items()}})
+    digests = {f"prompts of {name}": _digest(prompts) for name, prompts in first.parts.prompts.items()}
+    kept = {key: value for key, value in decided.items() if key not in later}
+    return kept | digests | {"training data or model": first.folder.path.name.partition("-")[2]}
 
 
 def locked(folder: Path, name: str, timeout: float = -1) -> FileLock:
@@ -175,10 +184,10 @@ def same_search(folder: Path, settings: dict[str, Any]) -> None:
         if not file.exists():
             write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(settings)))
             return
-    there, here = flatten(read_config(file)), flatten(settings)
-    for key in sorted(there.keys() | here.keys()):
-        if there.get(key) != here.get(key):
-            told = f"{key} is {_short(there.get(key))} there, {_short(here.get(key))} here"
+    there = read_config(file)
+    for key in [*settings, *there]:  # what the user has given first, digests last
+        if there.get(key) != settings.get(key):
+            told = f"{key} is {_short(there.get(key))} there, {_short(settings.get(key))} here"
             raise UserError(f"{folder} holds another search ({told}): give the same, or another search.name")
 
 

@@ -185,9 +185,11 @@ def _trial(
 
     def looked(step: int) -> None:
         trial.set_user_attr("seconds", now())  # in case of a kill
+        if step == 0 or every is None or step + every > last:  # as good as ended: its numbers are worth more
+            return
         found = _standings(folder, config, names).get(step)
         worth = None if found is None else objective(found, plain.limits(config, step, last=False))
-        if found is None or worth is None or step == 0 or every is None:
+        if found is None or worth is None:
             return
         seen[step] = found
         if step not in study.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
@@ -311,9 +313,7 @@ def _say_what_failed(rows: Sequence[TrialRow], finals: Sequence[TestRow], folder
     failed += [f"test run of {row.loss} with seed {row.seed}: {row.reason}" for row in finals if row.reason]
     if failed:
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(
-            f"{failed[0]}{more}: {folder} says why in trials.csv and test.csv; the same command tries them again"
-        )
+        raise UserError(f"{failed[0]}{more}: {folder} has every reason, and the same command tries again")
     if not finals:
         raise UserError(
             f"none of {len(rows)} trials keeps the quality: search lower (search.low), or ask for less"

@@ -6,7 +6,7 @@ from pathlib import Path
 from tasft.result.rows import write_atomically
 from tasft.result.statistics import mean_and_spread
 from tasft.result.table import as_csv
-from tasft.schema import RunConfig
+from tasft.schema import KINDS, RunConfig
 from tasft.search.figure import draw
 from tasft.search.objective import Limits, Standing
 from tasft.search.rows import TestRow, TrialRow, chosen_of
@@ -56,16 +56,17 @@ def summary(
     lines = [f"# λ search: {config.loss.name} on {config.model.name}, {config.data.toxic} toxic examples", ""]
     if command:
         lines += ["```", command, "```", ""]
+    kinds = {kind: [name for name in settings.dev if config.benchmark[name].kind == kind] for kind in KINDS}
+    refused = f", {percent(plain.over_refusal.value)} % over-refusal" if plain.over_refusal.n else ""
     lines += [
         f"Searched: {settings.over} from {settings.low:g} to {settings.high:g}, sampler {settings.sampler}, seed"
-        f" {config.seed}. Least harm ({' or '.join(settings.harm)} answers to {', '.join(settings.dev)}) with"
-        f" {_asked(asked)}; plain SFT has {percent(plain.harm.value)} % harm, {percent(plain.quality.value)} % quality"
-        f" ({' or '.join(settings.quality.outcomes)})"
-        + (f" and {percent(plain.over_refusal.value)} % over-refusal there." if plain.over_refusal.n else " there."),
+        f" {config.seed}; the least harm (answers to {', '.join(kinds['toxic'])} that are {' or '.join(settings.harm)})"
+        f" with {_asked(asked)} (quality: answers to {', '.join(kinds['safe'])} that are"
+        f" {' or '.join(settings.quality.outcomes)}). Plain SFT: {percent(plain.harm.value)} % harm,"
+        f" {percent(plain.quality.value)} % quality{refused}.",
         "",
-        f"Trials: {len(trials)} of {settings.trials}; "
-        + ", ".join(f"{count} {word}" for word, count in counts.items())
-        + f"; {hours:.2f} hours.",
+        f"Trials: {len(trials)} of {settings.trials}: {', '.join(f'{n} {word}' for word, n in counts.items())};"
+        f" {hours:.2f} hours.",
         "",
     ]
     if chosen is None:
@@ -77,6 +78,8 @@ def summary(
         + ": the best of several, so it looks better than it is.",
         "",
     ]
+    if chosen.harm is not None and plain.harm.value is not None and chosen.harm >= plain.harm.value:
+        lines += ["No trial does less harm than plain SFT: λ is too small everywhere, or breaks the quality.", ""]
     if tests:
         lines += [
             f"With fresh seeds ({', '.join(map(str, settings.seeds))}) on test prompts ({', '.join(settings.test)}), %,"
