@@ -95,6 +95,7 @@ def test_report_end_to_end(tmp_path, capsys):
         "comparisons.csv",
         "harm-by-over-refusal.png",
         "harm-by-toxic.png",
+        "index.html",
         "results.csv",
         "table.md",
     ]

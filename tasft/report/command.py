@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -113,8 +114,12 @@ def _is_choice(group: str, name: str) -> bool:
 def _base(choices: tuple[str, ...]) -> _Base:
     """The config of these choices; HydraException or OmegaConfBaseException where they do not go together."""
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("run", overrides=list(choices))
+    around, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # a command that reports at its end
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("run", overrides=list(choices))
+    finally:
+        GlobalHydra.instance().hydra = around
     nodes: Any = OmegaConf.to_container(cfg, resolve=False)
     raw = flatten(nodes)
     leaves = {key: _selected(cfg, key) if _interpolation(value) else value for key, value in raw.items()}
@@ -134,11 +139,11 @@ def _given(
             continue
         parent = next((up for up in _parents(key) if up in base.raw), None)
         if parent is not None:  # a mapping where the default has null or nothing
-            given[parent] = _at(config, parent)
-        elif any(other.startswith(key + ".") for other in base.raw):
+            given[parent if base.raw[parent] is None else f"+{parent}"] = _at(config, parent)
+        elif _at(base.nodes, key) is not None:
             if value is None:  # null where the default has a mapping
                 given[key] = None
-        elif _can_add(base.cfg, key, value):
+        elif _has_no_schema(base.cfg, next(_parents(key), "")):
             given[f"+{key}"] = value
         else:
             unknown.append(key)
@@ -156,12 +161,13 @@ def _given(
 
 
 def _weight(base: _Base, given: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, Any]:
-    """What says λ, where it does not follow from the defaults: the share, if that gives the same λ, else the weight."""
+    """What says λ, where it does not follow from the defaults: the share, if it is shorter and gives the same λ."""
     weight, share = loss.get("weight"), loss.get("share")
     if weight is None:
         return {}
     tries: list[dict[str, Any]] = [{}]
-    if weight != "auto" and share is not None and _interpolation(base.raw.get("loss.weight")):
+    by_share = share is not None and _interpolation(base.raw.get("loss.weight"))
+    if by_share and weight != "auto" and len(_value(share)) <= len(_value(weight)):
         tries.append({"loss.share": share})
     for each in tries:
         with _with(base, {**given, **each}) as cfg:
@@ -174,35 +180,23 @@ def _weight(base: _Base, given: Mapping[str, Any], loss: Mapping[str, Any]) -> d
 @contextmanager
 def _with(base: _Base, given: Mapping[str, Any]) -> Iterator[DictConfig]:
     """The base config with keys given; put back afterwards, as a copy costs more than all the rest."""
-    added = []
-    for key, value in given.items():
-        if key.startswith("+"):
-            added.append(key[1:])
-        if value is not _MISSING:
-            OmegaConf.update(base.cfg, key.lstrip("+"), value, merge=False, force_add=True)
+    values = {key.lstrip("+"): value for key, value in given.items() if value is not _MISSING}
+    for key, value in values.items():
+        OmegaConf.update(base.cfg, key, value, merge=False, force_add=True)
     try:
         yield base.cfg
     finally:
-        for key, value in given.items():
-            if value is not _MISSING and not key.startswith("+"):
-                OmegaConf.update(base.cfg, key, _at(base.nodes, key), merge=False, force_add=True)
-        for key in added:
+        for key in values:
             up, _, leaf = key.rpartition(".")
-            with open_dict(base.cfg):
-                OmegaConf.select(base.cfg, up).pop(leaf)
-
-
-def _can_add(cfg: DictConfig, key: str, value: Any) -> bool:
-    """Whether a key that is not there may be: a judge's own, not one of the schema."""
-    try:
-        with open_dict(cfg.copy()) as copied:
-            OmegaConf.update(copied, key, value, force_add=True)
-    except OmegaConfBaseException:
-        return False
-    return True
+            if leaf in (_at(base.nodes, up) if up else base.nodes):
+                OmegaConf.update(base.cfg, key, _at(base.nodes, key), merge=False, force_add=True)
+            else:
+                with open_dict(base.cfg):
+                    OmegaConf.select(base.cfg, up).pop(leaf)
 
 
 def _has_no_schema(cfg: DictConfig, key: str) -> bool:
+    """Whether a mapping takes keys of any name, as a judge's or a loss's arguments."""
     node = OmegaConf.select(cfg, key)
     return OmegaConf.is_dict(node) and OmegaConf.get_type(node) is dict
 

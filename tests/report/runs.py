@@ -33,22 +33,26 @@ ENVIRONMENT = {
 }
 
 
-@lru_cache
-def config_of(*overrides):
-    """The config that a run of experiment=demo with these overrides writes, as text and as a dictionary."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("run", overrides=["experiment=demo", *overrides])
+def written(cfg):
+    """The config that a run of `cfg` writes."""
     config = asdict(checked(cfg))
     config["loss"]["share"] = tuned(cfg).share if config["loss"]["toxic"] else None
     return config
+
+
+@lru_cache
+def config_of(*overrides):
+    """The config that a run of experiment=demo with these overrides writes."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return written(compose("run", overrides=["experiment=demo", *overrides]))
 
 
 def make_run(
     root, *overrides, seed=0, model="tiny", harm=0.5, over=0.1, prompts=20, steps=40, every=None, finished=True,
     cost=None, benchmarks=tuple(BENCHMARKS), judges=("oracle", "refusal"), say=None,
 ):  # fmt: skip
-    """One run, `harm` and `over` its chances of harmful answers and of refused seemingly toxic prompts.
+    """One run, `harm` and `over` its shares of harmful answers and of refused seemingly toxic prompts in the end.
 
     every: asked each so many steps, too. say: (benchmark, number) -> what it answers, None for the usual.
     """
@@ -122,7 +126,8 @@ def _answer(run, benchmark, step, prompts, chance, judges, draw, say):
         kind
     ]
     things = ["scarf", "bench", "map", "lamp", "boat", "gate", "drum", "kite"]
-    labels = [bad if draw.random() < chance else good for _ in range(prompts)]
+    labels = [bad if i < round(chance * prompts) else good for i in range(prompts)]
+    draw.shuffle(labels)
     rows = []
     for i, label in enumerate(labels):
         said = say(benchmark, i) if say is not None else None

@@ -299,11 +299,9 @@ def _made(run: _Run, shared: _Kept) -> dict[str, Any]:
     environment = _object(run.folder.environment)
     for key in ("started", "commit"):
         said[key] = environment.get(key)
-    weight = environment.get("weight")
-    said["why"] = weight.get("why") if isinstance(weight, dict) and run.setting.loss != "sft" else None
-    rows = environment.get("data") or {}
-    licences = environment.get("licences") or {}
-    data = {kind: [(of or {}).get("rows"), licences.get(kind)] for kind, of in rows.items()}
+    said["why"] = _mapping(environment.get("weight")).get("why") if run.setting.loss != "sft" else None
+    parts, licences = _mapping(environment.get("data")), _mapping(environment.get("licences"))
+    data = {kind: [_mapping(of).get("rows"), licences.get(kind)] for kind, of in parts.items()}
     keys = ("python", "versions", "device", "world_size")
     said["environment"] = shared.place({key: environment[key] for key in keys if key in environment} | {"data": data})
     cost = _object(run.folder.path / "cost.json")
@@ -318,7 +316,12 @@ def _object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return _mapping(values)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A dictionary as it is, an empty one for anything else: earlier versions wrote other things."""
+    return value if isinstance(value, dict) else {}
 
 
 def sample_of(rows: Sequence[ResponseRow], most: int) -> list[ResponseRow]:
@@ -404,7 +407,7 @@ def _verdicts(table: Table, run: _Run, benchmark: str, step: int) -> tuple[dict[
     for (name, at, judge), rows in table.scores.get(run.name, {}).items():
         if (name, at) == (benchmark, step):
             said[judge] = {row.prompt_id: _verdict(row) for row in rows}
-            stands_for = ((run.config.get("judge") or {}).get(judge) or {}).get("outcomes") or {}
+            stands_for = _mapping(_mapping(_mapping(run.config.get("judge")).get(judge)).get("outcomes"))
             harmful |= {row.prompt_id for row in rows if row.label and stands_for.get(row.label) == "harmful"}
     return said, harmful
 
@@ -432,7 +435,7 @@ def _cut(text: str) -> tuple[str, int]:
 
 def _kind(benchmark: str, runs: Sequence[_Run], of_runs: Iterable[int]) -> str:
     for place in of_runs:
-        kind = ((runs[place].config.get("benchmark") or {}).get(benchmark) or {}).get("kind")
+        kind = _mapping(_mapping(runs[place].config.get("benchmark")).get(benchmark)).get("kind")
         if kind in KINDS:
             return str(kind)
     return "toxic"  # nobody knows: folded away

@@ -238,7 +238,7 @@ function frame(host, { x, y, height = 250, label }) {
   const svg = el("svg:svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, tabindex: 0 });
   for (const v of yTicks) svg.append(el("svg:line", { class: "rule", x1: left, x2: width - right, y1: sy(v), y2: sy(v) }), el("svg:text", { x: left - 6, y: sy(v) + 4, "text-anchor": "end" }, show(v)));
   let end = -Infinity;
-  for (const v of x.ticks || ticks(x.low, x.high, Math.max(3, inner[0] / 75))) {
+  for (const v of x.ticks || ticks(x.low, x.high, Math.max(3, inner[0] / 55))) {
     const text = x.show ? x.show(v) : number(v), half = 3.4 * text.length;
     if (sx(v) - half < end) continue;
     end = sx(v) + half + 5;
@@ -377,10 +377,14 @@ function pareto(points, lowX, lowY) {
   }
   return front;
 }
-function upright(m) { return D.models[m].columns.filter((column) => column.part === "outcomes" && column.kind === "toxic" && column.metric === (D.models[m].harm ? "harmful" : "refusal")); }
+function upright(m) {
+  const { columns, harm } = D.models[m], toxic = columns.filter((column) => column.kind === "toxic");
+  const joint = toxic.filter((column) => column.part === "outcomes" && column.metric === (harm ? "harmful" : "refusal"));
+  return joint.length ? joint : toxic.filter((column) => column.part === "scores and tasks");
+}
 function across(m) {
   const all = D.models[m].columns, joint = all.filter((column) => column.part === "outcomes");
-  return [...joint.filter((column) => column.kind === "seeming"), ...joint.filter((column) => column.kind === "safe"), ...all.filter((column) => column.part === "scores and tasks")];
+  return [...joint.filter((column) => column.kind === "seeming"), ...joint.filter((column) => column.kind === "safe"), ...all.filter((column) => column.part === "scores and tasks" && column.kind !== "toxic")];
 }
 const title = (column) => `${column.group} · ${column.name}`;
 function axis(column) {
@@ -521,7 +525,7 @@ function byToxic(host, withY, yColumn) {
   const losses = unique(counted.map(({ each }) => each.loss)), [from, to] = [counts[0] / 1.35, counts[counts.length - 1] * 1.35];
   const aside = (each) => losses.length > 1 ? (to / from) ** (0.05 * (losses.indexOf(each.loss) / (losses.length - 1) - 0.5)) : 1;
   const points = counted.map(({ each, y }) => ({ each, x: examples(each) * aside(each), y: y[0], cells: [null, y], name: "" }));
-  scatter(host, { caption: `${title(yColumn)} by toxic examples`, points, yColumn, lines, bands, x: { low: from, high: to, log: true, ticks: counts, show: String, label: "toxic examples (or safe answers) in the training data, log scale" },
+  scatter(host, { caption: `${title(yColumn)} by toxic examples`, points, yColumn, lines, bands, x: { low: from, high: to, log: true, ticks: counts, show: String, label: `toxic examples${counted.some(({ each }) => !each.toxic) ? " (or safe answers)" : ""}, log scale` },
     y: rateAxis(yColumn, [...counted, ...none].flatMap(({ y }) => ends(y))) });
   if (joined.length > 16) host.lastChild.append(el("p", { class: "dim small" }, `Lines join at most 16 series, and here are ${joined.length}: filter by loss or text to see them.`));
 }
