@@ -2,13 +2,16 @@
 
 import json
 import logging
+import os
 import platform
 import shutil
+import signal
 import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -31,19 +34,22 @@ from tasft.evaluate.generating import Answer, generate
 from tasft.evaluate.judging import changed, judge_rest
 from tasft.evaluate.served import served
 from tasft.evaluate.tasks import run_tasks, write_results
+from tasft.launch import GRACE, Signalled, launch
 from tasft.loss.adaptive import Adaptive, Goal, reference_curve
 from tasft.model.lora import with_lora
-from tasft.prepare import Run
+from tasft.prepare import Run, quiet
 from tasft.remote import check_key
 from tasft.result.batches import Batches
 from tasft.result.rows import ResponseRow, ScoreRow, write_atomically
 from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
-from tasft.train.fit import Files, Watch, fit, last_checkpoint, saved_step
+from tasft.train.fit import Files, Stopped, Watch, fit, last_checkpoint, saved_step
+from tasft.train.group import Group, joined, to_start, world_size
 from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
 from tasft.train.reference import precomputed
 from tasft.train.schedule import Schedule
+from tasft.train.shard import memory_freed, shard, whole
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +68,24 @@ FREE = """
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
-def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir:
+def execute(
+    run: Run, plain: RunDir | None = None, wait: bool = False, looked: Callable[[int], None] | None = None
+) -> RunDir:
     """Fine-tune, answer and judge whatever of it is not there yet; the run's folder.
 
     `plain` is plain SFT on the same rows, whose safe loss loss.weight=auto keeps near. wait: for another process that
-    is at work on this very run, instead of a UserError.
+    is at work on this very run, instead of a UserError. looked(step) is called after each evaluation during the
+    training. Of ranks that torchrun or srun has started the first one does it; the others only train.
     """
     _check_evaluation(run)
-    folder, config = run.folder, _yaml(run)
-    with alone(folder.path, wait), ExitStack() as stack:
+    folder, config, group = run.folder, _yaml(run), joined()
+    group.meet(run.device.type)
+    if not group.first:
+        if group.agree(TRAINS):
+            with handing_on():
+                _fine_tune(run, plain, group)
+        return folder
+    with handing_on(), _letting_go(group) as begin, alone(folder.path, wait), ExitStack() as stack:
         aside = folder.path.with_name(f".{folder.path.name}.replaced")
         if not run.config.resume and folder.path.exists():
             _put_aside(folder.path, aside)
@@ -90,7 +105,8 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
             return folder
         model = logger = None
         if not trained:
-            model, logger = _train(run, plain, stack)
+            begin()
+            model, logger = _train(run, plain, stack, looked)
             todo = _unanswered(run)
         elif (todo and run.config.evaluate.server.base_url is None) or not _tasks_done(run):
             model = load_tuned(run)
@@ -217,8 +233,13 @@ def _look(run: Run, model: Any, logger: Any, step: int) -> None:
             if not _answered(run, name, step):
                 _answer(run, model, name, step)
             for judged_by in judges_of(run.config, name):
-                if not {"path", "base_url"} & run.config.judge[judged_by].keys():
+                if _quick(run, judged_by):
                     _judge(run, name, step, judged_by, logger)
+
+
+def _quick(run: Run, judged_by: str) -> bool:
+    """Whether a judge needs no weights of its own and no server, and so judges during the training, too."""
+    return not {"path", "base_url"} & run.config.judge[judged_by].keys()
 
 
 def _say_what_is_past(run: Run, reached: int) -> None:
@@ -359,21 +380,68 @@ def _rates(scores: Sequence[ScoreRow], labels: Iterable[str]) -> dict[str, float
     return rates
 
 
-def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel, Any]:
+def _train(
+    run: Run, plain: RunDir | None, stack: ExitStack, looked: Callable[[int], None] | None
+) -> tuple[PeftModel, Any]:
     """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter.
 
-    The model, and the logger, if there is one, which is open until `stack` is closed.
+    In as many processes as the trainer asks for. The model, and the logger, if there is one, which is open until
+    `stack` is closed.
     """
+    folder, world = run.folder, to_start(run.config.trainer)
+    if world == 1:
+        return _fine_tune(run, plain, joined(), stack, looked)
+    if run.base.folder is not None:
+        run.base.load(run.device)  # one from scratch is trained here, once and where it can be seen
+    memory_freed()
+    cores = None if run.config.trainer.threads or run.device.type != "cpu" else max((os.cpu_count() or 1) // world, 1)
+    # judges may hold what cannot be sent, and are built anew
+    task = partial(work, replace(run, parts=replace(run.parts, judges={}, missed={})), plain)
+    try:
+        launch(task, run.device.type, world, folder.path / "ranks", cores, looked)
+    except Signalled as signalled:
+        checkpoint = last_checkpoint(folder.checkpoints)
+        raise Stopped(signalled.signum, saved_step(checkpoint) if checkpoint else 0) from None
+    return load_tuned(run), stack.enter_context(_logger(run))
+
+
+def work(run: Run, plain: RunDir | None, group: Group, looked: Callable[[int], None]) -> None:
+    """The training as one of the processes that `_train` has started."""
+    quiet()
+    if run.config.trainer.threads is not None:
+        torch.set_num_threads(run.config.trainer.threads)
+    if group.first:
+        asked = {name for each in _during(run) for name in judges_of(run.config, each) if _quick(run, name)}
+        run = replace(run, parts=replace(run.parts, judges={name: parts.judge(run.config, name) for name in asked}))
+    with ExitStack() as stack:
+        _fine_tune(run, plain, group, stack, looked)
+
+
+def _fine_tune(
+    run: Run,
+    plain: RunDir | None,
+    group: Group,
+    stack: ExitStack | None = None,
+    looked: Callable[[int], None] | None = None,
+) -> tuple[PeftModel, Any]:
+    """The same as one rank of `group`, of which the first alone writes, logs and evaluates, and has a `stack`."""
     config, folder = run.config, run.folder
-    model = with_lora(run.base.load(run.device).to(run.device), config.model.lora, config.seed)
+    fsdp = config.trainer.strategy == "fsdp" and group.world > 1
+    model = with_lora(run.base.load(run.device), config.model.lora, config.seed)
+    if fsdp:
+        shard(model, run.device.type, group.world)  # layer by layer: no GPU has to hold all of it
+    model = model.to(run.device)
     split_model = split(model)
     check_head(model, split_model, config.trainer.packing)
-    folder.create(_yaml(run), _environment(run), FREE)
-    _write_rejected(folder.rejected, [each for part in run.mixture.values() for each in part.rejected])
-    checkpoint = last_checkpoint(folder.checkpoints)
-    reached = saved_step(checkpoint) if checkpoint else 0
-    _say_what_is_past(run, reached)
-    folder.truncate_metrics(reached)
+    checkpoint = None
+    if group.first:
+        folder.create(_yaml(run), _environment(run), FREE)
+        _write_rejected(folder.rejected, [each for part in run.mixture.values() for each in part.rejected])
+        checkpoint = last_checkpoint(folder.checkpoints)
+        reached = saved_step(checkpoint) if checkpoint else 0
+        _say_what_is_past(run, reached)
+        folder.truncate_metrics(reached)
+    checkpoint = group.agree(checkpoint)
     pad = run.base.tokenizer.pad_token_id
     module = FineTuning(
         model,
@@ -393,27 +461,75 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
     )
     if config.loss.precompute_reference:
         rows = [tokens for part in run.mixture.values() for tokens in part.tokens]
-        run.batches.references = precomputed(
-            model, split_model, rows, module.cutting.max_tokens, config.trainer.packing, module.cutting.pad_id,
-            cache_folder() / "reference", [run.base.identity, config.model.dtype],
-        )  # fmt: skip
-    logger = stack.enter_context(_logger(run))
+        with whole(model):
+            run.batches.references = precomputed(
+                model, split_model, rows, module.cutting.max_tokens, config.trainer.packing, module.cutting.pad_id,
+                cache_folder() / "reference", [run.base.identity, config.model.dtype],
+            )  # fmt: skip
+            group.agree(None)  # until all have them nobody lets go of the whole model
+    logger = stack.enter_context(_logger(run)) if stack is not None else None
     files = Files(folder.checkpoints, folder.append_metrics, folder.append_speed)
     accelerator = "gpu" if run.device.type == "cuda" else "cpu"
-    look = partial(_look, run, model, logger)
+
+    def look(step: int) -> None:
+        _look(run, model, logger, step)
+        if looked is not None:
+            looked(step)
+
     if config.evaluate.at_start:
-        look(0)
+        with whole(model):
+            group.first_does(partial(look, 0))
     watch = Watch(look, config.evaluate.every_n_steps) if config.evaluate.every_n_steps is not None else None
     fit(
         module, run.batches, files, accelerator, config.trainer.log_every, config.trainer.checkpoint_every,
-        logger, checkpoint, watch,
+        logger, checkpoint, watch, group,
     )  # fmt: skip
-    model.to(run.device).eval()
-    draft = folder.path / ".adapter"
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft))
-    draft.rename(folder.adapter)
-    return model, logger
+    if group.first:
+        draft = folder.path / ".adapter"
+        shutil.rmtree(draft, ignore_errors=True)
+        model.save_pretrained(str(draft))
+        draft.rename(folder.adapter)
+    group.agree(None)  # no rank leaves before it is written
+    if fsdp and group.first:
+        return load_tuned(run), logger  # the others leave with their share of this one
+    return model.to(run.device).eval(), logger
+
+
+@contextmanager
+def handing_on() -> Iterator[None]:
+    """After a training that a signal has stopped, the signal does what it would have done without us.
+
+    submitit's handler asks for the job to be queued again; without one the process ends by it.
+    """
+    try:
+        yield
+    except Stopped as stop:
+        log.warning("%s", stop)
+        before = signal.getsignal(stop.signum)
+        if callable(before):
+            before(stop.signum, None)
+            if not joined().first:
+                time.sleep(GRACE)  # it is for the first rank to act, which an end of this one might cut short
+        signal.signal(stop.signum, signal.SIG_DFL)
+        os.kill(os.getpid(), stop.signum)
+
+
+TRAINS = True
+
+
+@contextmanager
+def _letting_go(group: Group) -> Iterator[Callable[[], None]]:
+    """Gives what has the other ranks of `group` train; where it is not called within, they are let go at the end."""
+    told: list[bool] = []
+
+    def begin() -> None:
+        told.append(group.agree(TRAINS))
+
+    try:
+        yield begin
+    finally:
+        if not told:
+            group.agree(not TRAINS)
 
 
 @contextmanager
@@ -443,6 +559,11 @@ def _adaptive(run: Run, plain: RunDir | None) -> Adaptive | None:
 @contextmanager
 def alone(path: Path, wait: bool = False) -> Iterator[None]:
     """Keeps a second process on this machine out of the same run; UserError where one is at work, or `wait` for it."""
+    if not joined().first:
+        raise UserError(
+            "of several processes only those of tasft.run train together: start this command once, with"
+            " trainer.devices=<processes> instead of torchrun or srun"
+        )
     name = sha256(str(path.absolute()).encode()).hexdigest()[:16]
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -483,7 +604,7 @@ def _environment(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "world_size": 1,
+        "world_size": world_size(run.config.trainer),
         "data": {kind: {"rows": len(part.tokens), "sha256": part.fingerprint} for kind, part in run.mixture.items()},
         "licences": run.licences,
         "weight": asdict(run.weight),

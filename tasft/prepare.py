@@ -28,6 +28,7 @@ from tasft.prompt import Format, prompt_format
 from tasft.result.store import RunDir, check_writable, identity, run_path
 from tasft.schema import RunConfig
 from tasft.source import Row, read_rows
+from tasft.train.group import check_devices
 from tasft.training_data import Part, check_harvest, examples_of, others, wanted
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ def prepare(cfg: DictConfig) -> Run:
         raise UserError(
             "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu, or install a CUDA build of PyTorch"
         )
+    check_devices(config.trainer)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     parts.check_logger(config)
