@@ -43,8 +43,8 @@ from tasft.result.batches import Batches
 from tasft.result.rows import ResponseRow, ScoreRow, write_atomically
 from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
-from tasft.train.fit import Files, Stopped, Watch, fit, last_checkpoint, saved_step
-from tasft.train.group import Group, joined, to_start, world_size
+from tasft.train.fit import Files, Watch, fit, last_checkpoint, saved_step
+from tasft.train.group import Group, Stopped, joined, to_start, world_size
 from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
 from tasft.train.reference import precomputed

@@ -1,8 +1,8 @@
 """Start the processes that train one run on this machine, stand by them, and say what became of them.
 
-Lightning would start them by running the command again, which a sweep does not survive; and of torchrun's reports no
-sentence can be made that names the rank and its log. So they are plain processes of `tasft.worker`, in sessions of their
-own: a signal comes to the command alone, which tells them.
+Lightning would start them by running the command again, which a sweep does not survive; and from what torchrun reports
+no sentence can be made that names the rank and its log. So they are plain processes of `tasft.worker`, in sessions of
+their own: a signal comes to the command alone, which tells them.
 """
 
 import json
@@ -51,9 +51,10 @@ def launch(
 ) -> None:
     """Have `world` processes do `task(group, looked)`, which is pickled for them; returns when all have done it.
 
-    `device` is cpu or cuda, `cores` how many threads each may compute with. The first one speaks where this process does, and writes to rank0.log of `logs` what it logs; the others write to
-    their own. `looked` is called with each step that the first rank has evaluated, while it waits. UserError where a
-    rank fails, Signalled where a signal came and all have left.
+    `device` is cpu or cuda, `cores` how many threads each may compute with. The first one speaks where this process
+    does, and writes to rank0.log of `logs` what it logs; the others write to their own. `looked` is called with each
+    step that the first rank has evaluated, while that waits. UserError where a rank fails, Signalled where a signal
+    came and all have left.
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tasft-ranks-")))
@@ -62,7 +63,16 @@ def launch(
             logs.mkdir(parents=True, exist_ok=True)
             files = [stack.enter_context((logs / f"rank{rank}.log").open("w")) for rank in range(world)]
         ours, theirs = (stack.enter_context(each) for each in socket.socketpair())
-        command = [sys.executable, "-m", "tasft.worker", str(scratch), device, str(logs), str(theirs.fileno())]
+        command = [
+            sys.executable,
+            "-m",
+            "tasft.worker",
+            str(scratch),
+            device,
+            str(logs),
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
         ranks: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, ranks)
         for rank in range(world):

@@ -13,8 +13,7 @@ from pathlib import Path
 from tasft.config import mistake
 from tasft.launch import LOST, MISTAKE, TASK
 from tasft.result.rows import write_atomically
-from tasft.train.fit import Stopped
-from tasft.train.group import Lost, joined
+from tasft.train.group import Lost, Stopped, joined
 
 log = logging.getLogger("tasft")
 
@@ -23,7 +22,7 @@ def main() -> int:
     """Do the task in the folder on the command line as the rank that the environment says; the exit code."""
     scratch, device, logs, channel = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     parent = socket.socket(fileno=channel)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[5]),), daemon=True).start()
     group = joined()
     handlers: list[logging.Handler] = [logging.StreamHandler()]  # of the others it is their log
     if group.first:

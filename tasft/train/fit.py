@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tasft.data.steps import StepBatch, StepBatches
 from tasft.progress import Progress
-from tasft.train.group import ALONE, Group, noticing_losses
+from tasft.train.group import ALONE, Group, Stopped, noticing_losses
 from tasft.train.module import FineTuning, StepResult
 from tasft.train.shard import frozen_names, whole
 
@@ -33,17 +33,6 @@ class Watch:
 
     look: Callable[[int], None]
     every: int
-
-
-class Stopped(Exception):
-    """A training that a signal has ended in good order: its checkpoint after `step` is written."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name} after step {step}, whose checkpoint is written:"
-            " the same command goes on from there"
-        )
-        self.signum, self.step = signum, step
 
 
 @dataclass(frozen=True)
@@ -212,7 +201,7 @@ def fit(
         accelerator=accelerator,
         devices=group.local_world,
         num_nodes=group.world // group.local_world,
-        strategy=DDPStrategy(broadcast_buffers=False) if group.world > 1 else "auto",
+        strategy=DDPStrategy() if group.world > 1 else "auto",
         # said here, as Lightning would take a batch script of SLURM's for one of several ranks
         plugins=[TorchElasticEnvironment() if group.world > 1 else LightningEnvironment()],
         max_epochs=1,  # to Lightning the whole run is one epoch: its batches know theirs

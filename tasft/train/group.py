@@ -1,6 +1,7 @@
 """The processes that train one run together: how many there are, who this one is, and how they agree."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from tasft.errors import UserError
 from tasft.schema import Trainer
@@ -21,6 +21,17 @@ Value = TypeVar("Value")
 
 # A rank that dies is noticed by who has started it; the others may wait for as long as the first one evaluates.
 PATIENCE = timedelta(days=7)
+
+
+class Stopped(Exception):
+    """A training that a signal has ended in good order: its checkpoint after `step` is written."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} after step {step}, whose checkpoint is written:"
+            " the same command goes on from there"
+        )
+        self.signum, self.step = signum, step
 
 
 class Lost(UserError):
@@ -124,6 +135,8 @@ def group_of(environment: Mapping[str, str]) -> Group:
             raise UserError(
                 f"{tasks} tasks on {nodes} machines: start as many on each, srun --ntasks-per-node=<GPUs of one>"
             )
+        from lightning.fabric.plugins.environments import SLURMEnvironment  # slow to import
+
         host = SLURMEnvironment.resolve_root_node_address(environment.get("SLURM_STEP_NODELIST", "127.0.0.1"))
         job = number("SLURM_JOB_ID") * 8 + number("SLURM_STEP_ID")
         port = number("MASTER_PORT", 15_000 + job % 16_000)  # one that the other jobs of this machine do not have

@@ -214,7 +214,7 @@ class FineTuning(lightning.LightningModule):
 
     @torch.no_grad()
     def drift(self, cuts: Sequence[Sequence[Weighted]]) -> Tensor:
-        """sum_i w_i (log Q(y_i) - log Q_base(y_i)) (), nats, over the responses of all micro-batches, without dropout."""
+        """sum_i w_i (log Q(y_i) - log Q_base(y_i)) (), nats, over the micro-batches' responses, without dropout."""
         total = torch.zeros((), device=self.device)
         training = self.model.training
         self.model.eval()

@@ -32,8 +32,11 @@ def shard(model: PeftModel, device: str, world: int) -> None:
         )
     mesh = init_device_mesh(device, (world,))
     trained = {p for p in model.parameters() if p.requires_grad}
-    for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+    shards = [fully_shard(each, mesh=mesh, reshard_after_forward=True, ignored_params=trained) for each in layers]
+    for i, each in enumerate(shards):
+        # said here, as FSDP would guess it from the passes before, of which the first rank has had more where it has
+        # evaluated; the first layer names itself, which is there by then
+        each.set_modules_to_backward_prefetch([shards[max(i - 1, 0)]])
     dealt = {p for layer in layers for p in layer.parameters()}
     # with nothing left to deal out: what ties the layers together, so that one is gathered while another computes
     fully_shard(backbone, mesh=mesh, ignored_params=trained | (set(model.parameters()) - dealt))
