@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tasft.data.steps import StepBatch, Weighted, collate, micro_batches, mismatched
+from tasft.data.steps import StepBatch, Weighted, collate, mismatched
 from tasft.data.tokenize import Tokenized
 from tasft.loss.emd import emd
 from tasft.loss.kto import kto_desirable, kto_undesirable
@@ -128,8 +128,8 @@ def bare_step(module: FineTuning, optimizer: Optimizer, batch: StepBatch) -> Non
     """The module's own step, without Lightning around it."""
     cutting = module.cutting
     optimizer.zero_grad()
-    kl = module.drift(mismatched(batch.examples)).clamp(min=0) if module.objective.kl else None
-    for cut in micro_batches(batch.examples, cutting.max_tokens, cutting.packing):
+    kl = module.drift(module.cuts(mismatched(batch.examples), 0, 1)).clamp(min=0) if module.objective.kl else None
+    for cut in module.cuts(batch.examples, 0, 1):
         micro = collate(cut, cutting.pad_id, cutting.packing).to(module.device)
         module.terms(micro, kl=kl).total.backward()
     torch.nn.utils.clip_grad_norm_(module.trained(), 1.0)

@@ -2,13 +2,17 @@
 
 import json
 import logging
+import os
 import platform
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +32,11 @@ from tasft.evaluate.generating import Answer, generate
 from tasft.evaluate.judging import changed, judge_rest
 from tasft.evaluate.served import served
 from tasft.evaluate.tasks import run_tasks, write_results
+from tasft.launch import GRACE, Signalled, launch
 from tasft.loss.adaptive import Adaptive, Goal, reference_curve
 from tasft.model.lora import with_lora
 from tasft.model.readme import adapter_readme
-from tasft.prepare import Run
+from tasft.prepare import Run, quiet
 from tasft.remote import check_key
 from tasft.result.batches import Batches
 from tasft.result.cost import EVERY
@@ -40,10 +45,12 @@ from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
 from tasft.track import Tracker, tracking
 from tasft.train.fit import Files, Watch, fit, last_checkpoint, saved_step
+from tasft.train.group import Group, Stopped, joined, to_start, world_size
 from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
 from tasft.train.reference import precomputed
 from tasft.train.schedule import Schedule
+from tasft.train.shard import memory_freed, shard, whole
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +76,18 @@ def execute(
 
     `plain` is plain SFT on the same rows, whose safe loss loss.weight=auto keeps near. wait: for another process that
     is at work on this very run, instead of a UserError. `looked(step)` is called after each evaluation during the
-    training; what it raises ends the training, which the next call goes on with from its last checkpoint.
+    training; what it raises ends the training, which the next call goes on with from its last checkpoint. Of ranks that
+    torchrun or srun has started the first one does it; the others only train.
     """
     _check_evaluation(run)
-    folder, config = run.folder, _yaml(run)
-    with alone(folder.path, wait), ExitStack() as stack:
+    folder, config, group = run.folder, _yaml(run), joined()
+    group.meet(run.device.type)
+    if not group.first:
+        if group.agree(TRAINS):
+            with handing_on():
+                _fine_tune(run, plain, group)
+        return folder
+    with handing_on(), _letting_go(group) as begin, alone(folder.path, wait), ExitStack() as stack:
         aside = folder.path.with_name(f".{folder.path.name}.replaced")
         if not run.config.resume and folder.path.exists():
             _put_aside(folder.path, aside)
@@ -95,8 +109,8 @@ def execute(
             return folder
         model = None
         if not trained:
-            with run.meter.at("training"):
-                model = _train(run, plain, tracker, looked)
+            begin()
+            model = _train(run, plain, tracker, looked)
             todo = _unanswered(run)
         elif (todo and run.config.evaluate.server.base_url is None) or not _tasks_done(run):
             model = load_tuned(run)
@@ -248,9 +262,14 @@ def _look(run: Run, model: Any, tracker: Tracker, step: int) -> None:
                 with run.meter.at("answering"):
                     _answer(run, model, name, step)
             for judged_by in judges_of(run.config, name):
-                if not {"path", "base_url"} & run.config.judge[judged_by].keys():
+                if _quick(run, judged_by):
                     _judge(run, name, step, judged_by)
         tracker.evaluated()
+
+
+def _quick(run: Run, judged_by: str) -> bool:
+    """Whether a judge needs no weights of its own and no server, and so judges during the training, too."""
+    return not {"path", "base_url"} & run.config.judge[judged_by].keys()
 
 
 def _say_what_is_past(run: Run, reached: int) -> None:
@@ -379,17 +398,66 @@ def _judge(run: Run, name: str, step: int, judged_by: str) -> None:
 
 
 def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[int], None] | None) -> PeftModel:
-    """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter; the model."""
+    """Fine-tune to the end, from the last checkpoint where there is one, and write the adapter; the model.
+
+    In as many processes as the trainer asks for.
+    """
+    folder, world = run.folder, to_start(run.config.trainer)
+    if world == 1:
+        with run.meter.at("training"):
+            return _fine_tune(run, plain, joined(), tracker, looked)
+    run.base.make(run.device)  # one from scratch is trained here, once and where it can be seen
+    memory_freed()
+    cores = None if run.config.trainer.threads or run.device.type != "cpu" else max((os.cpu_count() or 1) // world, 1)
+    # judges may hold what cannot be sent, and are built anew
+    task = partial(work, replace(run, parts=replace(run.parts, judges={}, missed={})), plain)
+    try:
+        launch(task, run.device.type, world, folder.path / "ranks", cores, looked)
+    except Signalled as signalled:
+        checkpoint = last_checkpoint(folder.checkpoints)
+        raise Stopped(signalled.signum, saved_step(checkpoint) if checkpoint else 0) from None
+    return load_tuned(run)
+
+
+def work(run: Run, plain: RunDir | None, group: Group, looked: Callable[[int], None]) -> None:
+    """The training as one of the processes that `_train` has started."""
+    quiet()
+    if run.config.trainer.threads is not None:
+        torch.set_num_threads(run.config.trainer.threads)
+    if not group.first:
+        _fine_tune(run, plain, group)
+        return
+    asked = {name for each in _during(run) for name in judges_of(run.config, each) if _quick(run, name)}
+    run = replace(run, parts=replace(run.parts, judges={name: parts.judge(run.config, name) for name in asked}))
+    with _tracking(run) as tracker, run.meter.at("training"):
+        _fine_tune(run, plain, group, tracker, looked)
+
+
+def _fine_tune(
+    run: Run,
+    plain: RunDir | None,
+    group: Group,
+    tracker: Tracker | None = None,
+    looked: Callable[[int], None] | None = None,
+) -> PeftModel:
+    """The same as one rank of `group`, of which the first alone writes, evaluates, and has a `tracker`."""
     config, folder = run.config, run.folder
-    model = with_lora(run.base.load(run.device).to(run.device), config.model.lora, config.seed)
+    fsdp = config.trainer.strategy == "fsdp" and group.world > 1
+    model = with_lora(run.base.load(run.device), config.model.lora, config.seed)
+    if fsdp:
+        shard(model, run.device.type, group.world)  # layer by layer: no GPU has to hold all of it
+    model = model.to(run.device)
     split_model = split(model)
     check_head(model, split_model, config.trainer.packing)
-    folder.create(_yaml(run), _environment(run), FREE)
-    _write_rejected(folder.rejected, [each for part in run.mixture.values() for each in part.rejected])
-    checkpoint = last_checkpoint(folder.checkpoints)
-    reached = saved_step(checkpoint) if checkpoint else 0
-    _say_what_is_past(run, reached)
-    folder.truncate_metrics(reached)
+    checkpoint = None
+    if group.first:
+        folder.create(_yaml(run), _environment(run), FREE)
+        _write_rejected(folder.rejected, [each for part in run.mixture.values() for each in part.rejected])
+        checkpoint = last_checkpoint(folder.checkpoints)
+        reached = saved_step(checkpoint) if checkpoint else 0
+        _say_what_is_past(run, reached)
+        folder.truncate_metrics(reached)
+    checkpoint = group.agree(checkpoint)
     pad = run.base.tokenizer.pad_token_id
     module = FineTuning(
         model,
@@ -409,10 +477,12 @@ def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[i
     )
     if config.loss.precompute_reference:
         rows = [tokens for part in run.mixture.values() for tokens in part.tokens]
-        run.batches.references = precomputed(
-            model, split_model, rows, module.cutting.max_tokens, config.trainer.packing, module.cutting.pad_id,
-            cache_folder() / "reference", [run.base.identity, config.model.dtype],
-        )  # fmt: skip
+        with whole(model):
+            run.batches.references = precomputed(
+                model, split_model, rows, module.cutting.max_tokens, config.trainer.packing, module.cutting.pad_id,
+                cache_folder() / "reference", [run.base.identity, config.model.dtype],
+            )  # fmt: skip
+            group.agree(None)  # until all have them nobody lets go of the whole model
 
     def append_speed(row: dict[str, Any]) -> None:
         folder.append_speed(row)
@@ -422,25 +492,66 @@ def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[i
     accelerator = "gpu" if run.device.type == "cuda" else "cpu"
 
     def look(step: int) -> None:
+        assert tracker is not None, "not the first rank"
         _look(run, model, tracker, step)
         if looked is not None:
             looked(step)
 
     if config.evaluate.at_start:
-        look(0)
-    tracker.evaluated()  # opened before the training's clock runs
+        with whole(model):
+            group.first_does(partial(look, 0))
     watch = Watch(look, config.evaluate.every_n_steps) if config.evaluate.every_n_steps is not None else None
     fit(
         module, run.batches, files, accelerator, config.trainer.log_every, config.trainer.checkpoint_every,
-        tracker, checkpoint, watch,
+        tracker, checkpoint, watch, group,
     )  # fmt: skip
-    model.to(run.device).eval()
-    draft = folder.path / ".adapter"
-    shutil.rmtree(draft, ignore_errors=True)
-    _save_adapter(run, model, draft)
-    draft.rename(folder.adapter)
-    run.meter.enter()
-    return model
+    if group.first:
+        draft = folder.path / ".adapter"
+        shutil.rmtree(draft, ignore_errors=True)
+        _save_adapter(run, model, draft)
+        draft.rename(folder.adapter)
+        run.meter.enter()
+    group.agree(None)  # no rank leaves before it is written
+    if fsdp and group.first:
+        return load_tuned(run)  # the others leave with their share of this one
+    return model.to(run.device).eval()
+
+
+@contextmanager
+def handing_on() -> Iterator[None]:
+    """After a training that a signal has stopped, the signal does what it would have done without us.
+
+    submitit's handler asks for the job to be queued again; without one the process ends by it.
+    """
+    try:
+        yield
+    except Stopped as stop:
+        log.warning("%s", stop)
+        before = signal.getsignal(stop.signum)
+        if callable(before):
+            before(stop.signum, None)
+            if not joined().first:
+                time.sleep(GRACE)  # it is for the first rank to act, which an end of this one might cut short
+        signal.signal(stop.signum, signal.SIG_DFL)
+        os.kill(os.getpid(), stop.signum)
+
+
+TRAINS = True
+
+
+@contextmanager
+def _letting_go(group: Group) -> Iterator[Callable[[], None]]:
+    """Gives what has the other ranks of `group` train; where it is not called within, they are let go at the end."""
+    told: list[bool] = []
+
+    def begin() -> None:
+        told.append(group.agree(TRAINS))
+
+    try:
+        yield begin
+    finally:
+        if not told:
+            group.agree(not TRAINS)
 
 
 def _save_adapter(run: Run, model: PeftModel, folder: Path) -> None:
@@ -472,6 +583,11 @@ def _adaptive(run: Run, plain: RunDir | None) -> Adaptive | None:
 @contextmanager
 def alone(path: Path, wait: bool = False) -> Iterator[None]:
     """Keeps a second process on this machine out of the same run; UserError where one is at work, or `wait` for it."""
+    if not joined().first:
+        raise UserError(
+            "of several processes only those of tasft.run train together: start this command once, with"
+            " trainer.devices=<processes> instead of torchrun or srun"
+        )
     name = sha256(str(path.absolute()).encode()).hexdigest()[:16]
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -512,7 +628,7 @@ def _environment(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "world_size": 1,
+        "world_size": world_size(run.config.trainer),
         "data": {kind: {"rows": len(part.tokens), "sha256": part.fingerprint} for kind, part in run.mixture.items()},
         "licences": run.licences,
         "weight": asdict(run.weight),

@@ -30,6 +30,7 @@ from tasft.result.cost import Meter
 from tasft.result.store import RunDir, check_writable, identity, run_path
 from tasft.schema import RunConfig
 from tasft.source import Row, read_rows
+from tasft.train.group import check_devices, world_size
 from tasft.training_data import Loaded, Part, check_harvest, examples_of, load, others, wanted
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Run:
     @cached_property
     def meter(self) -> Meter:
         """What the run costs, into its folder."""
-        return Meter(self.folder, devices=1, gpu=self.device.type == "cuda")
+        return Meter(self.folder, world_size(self.config.trainer), gpu=self.device.type == "cuda")
 
     @property
     def licences(self) -> dict[str, str | None]:
@@ -130,6 +131,7 @@ def prepare(cfg: DictConfig) -> Run:
         raise UserError(
             "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu, or install a CUDA build of PyTorch"
         )
+    check_devices(config.trainer)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     track.check(config)

@@ -227,7 +227,10 @@ class Trainer:
 
     name: str
     accelerator: Annotated[str, one_of("auto", "cpu", "gpu")] = "auto"
-    threads: Annotated[int | None, Field(ge=1)] = None  # CPU threads; None: PyTorch's choice
+    devices: Annotated[int | None, Field(ge=1)] = 1  # of one machine, a process each; None: every GPU there is
+    nodes: Positive = 1  # machines; several are started by torchrun or SLURM, see docs/clusters.md
+    strategy: Annotated[str, one_of("ddp", "fsdp")] = "ddp"  # fsdp: the base model's layers are dealt out, too
+    threads: Annotated[int | None, Field(ge=1)] = None  # CPU threads of a process; None: PyTorch's choice
     max_tokens: Annotated[int | None, Field(ge=1)] = None  # of one micro-batch; None: 1024 on a CPU, 4096 on a GPU
     packing: bool = False  # micro-batches without padding
     log_every: Positive = 1  # optimizer steps

@@ -1,20 +1,28 @@
 """Put the module, its batches and Lightning's trainer together: checkpoints, metrics, a progress bar, resume."""
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from tasft.data.steps import StepBatch, StepBatches
 from tasft.progress import Progress
+from tasft.train.group import ALONE, Group, Stopped, noticing_losses
 from tasft.train.module import FineTuning, StepResult
+from tasft.train.shard import frozen_names, whole
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +110,36 @@ class ProgressBar(Callback):
             self.bar.close()
 
 
+class Leaving(Callback):
+    """Ends the training when a signal says so: all ranks after the same step, with a checkpoint of it.
+
+    SLURM sends SIGTERM, or what `sbatch --signal` names, some time before it takes a job away.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+        self.signum: int = signal.SIGTERM  # where it was another rank that got one
+
+    def on_train_start(self, trainer: lightning.Trainer, module: FineTuning) -> None:
+        """Listen. Lightning's own handlers are in place by now, and what was there before comes back after the fit."""
+
+        def note(signum: int, _: Any) -> None:
+            self.signum, module.asked_to_leave = signum, True
+
+        if threading.current_thread() is threading.main_thread():
+            for each in self.SIGNALS:
+                signal.signal(each, note)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: FineTuning, *_: Any) -> None:
+        """Leave, where any rank has been told to."""
+        if module.leaving:
+            step = _result(module).step
+            trainer.save_checkpoint(self.checkpoints / f"step{step}.ckpt")
+            raise Stopped(self.signum, step)
+
+
 class Watching(Callback):
     """Looks at the model after every so many steps, before the next one begins.
 
@@ -109,17 +147,16 @@ class Watching(Callback):
     the others wait.
     """
 
-    def __init__(self, watch: Watch, clocks: Sequence[StepRecords | ProgressBar]) -> None:
-        self.watch, self.clocks = watch, clocks
+    def __init__(self, watch: Watch, clocks: Sequence[StepRecords | ProgressBar], group: Group) -> None:
+        self.watch, self.clocks, self.group = watch, clocks, group
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: FineTuning, batch: StepBatch, _: int) -> None:
         """Look where it is time to."""
         if batch.step == 0 or batch.step % self.watch.every:
             return
         began = time.perf_counter()
-        if trainer.is_global_zero:
-            self.watch.look(batch.step)
-        trainer.strategy.barrier()
+        with whole(module.model):
+            self.group.first_does(partial(self.watch.look, batch.step))
         for clock in self.clocks:
             clock.pause(time.perf_counter() - began)
 
@@ -134,10 +171,12 @@ def fit(
     logger: Logger | None = None,
     resume_from: Path | None = None,
     watch: Watch | None = None,
+    group: Group = ALONE,
 ) -> None:
-    """Train to the end of `batches`, from `resume_from` where given. UserError where the loss stops being finite.
+    """Train to the end of `batches`, from `resume_from` where given, together with the other ranks of `group`.
 
     `watch` looks after every so many steps, but not after the last one, when the module is the caller's again.
+    UserError where the loss stops being finite, Stopped where a signal came, Lost where another rank is gone.
     """
     if resume_from is not None:
         batches.start = saved_step(resume_from)
@@ -155,12 +194,18 @@ def fit(
         enable_version_counter=False,
     )
     records, bar = StepRecords(files, log_every, len(batches)), ProgressBar(len(batches), batches.start)
-    watching = [Watching(watch, [records, bar])] if watch is not None else []
+    watching = [Watching(watch, [records, bar], group)] if watch is not None else []
+    if group.world > 1:
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen_names(module))
     trainer = lightning.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=group.local_world,
+        num_nodes=group.world // group.local_world,
+        strategy=DDPStrategy() if group.world > 1 else "auto",
+        # said here, as Lightning would take a batch script of SLURM's for one of several ranks
+        plugins=[TorchElasticEnvironment() if group.world > 1 else LightningEnvironment()],
         max_epochs=1,  # to Lightning the whole run is one epoch: its batches know theirs
-        callbacks=[*watching, records, bar, checkpoint],
+        callbacks=[*watching, records, bar, Leaving(files.checkpoints), checkpoint],
         logger=logger or False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -169,10 +214,11 @@ def fit(
         log_every_n_steps=log_every,
     )
     try:
-        trainer.fit(module, batches, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+        with noticing_losses():
+            trainer.fit(module, batches, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+            trainer.save_checkpoint(files.checkpoints / f"step{len(batches)}.ckpt")
     except SystemExit:
         raise KeyboardInterrupt from None  # which Lightning turns into an exit without a word
-    trainer.save_checkpoint(files.checkpoints / f"step{len(batches)}.ckpt")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from tasft.model.dropout import with_example_dropout
 from tasft.train.head import SplitModel
 from tasft.train.reference import base_logps, response_logps
 from tasft.train.schedule import Schedule, rate
+from tasft.train.shard import is_sharded
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,15 @@ class FineTuning(lightning.LightningModule):
         self.strict_loading = False  # checkpoints hold the adapter alone
         self.model = model
         self.draws, self.draw = with_example_dropout(model), 0
+        self.sharded = is_sharded(model)
         self.parts, self.embedding = parts, embedding
         self.objective, self.cutting = objective, cutting
         self.make_optimizer, self.schedule, self.clip = make_optimizer, schedule, clip
         self.seed = seed
         self.adaptive = adaptive  # sets lambda step by step, where it is not fixed
         self.result: StepResult | None = None  # of the last step, for the callbacks
+        self.asked_to_leave = False  # of this rank
+        self.leaving = False  # whether any rank was asked to before the last step's end: the same on all of them
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over the adapter and its learning-rate schedule, stepped once per optimizer step."""
@@ -105,12 +109,11 @@ class FineTuning(lightning.LightningModule):
         torch.manual_seed(self.draw)
         optimizer: Any = self.optimizers(use_pl_optimizer=True)
         world = self.trainer.world_size
-        # a rank without examples takes part with one that weighs nothing
-        examples = rank_share(batch.examples, self.global_rank, world) or [replace(batch.examples[0], weight=0.0)]
-        cuts = micro_batches(examples, self.cutting.max_tokens, self.cutting.packing)
+        cuts = self.cuts(batch.examples, self.global_rank, world)
         kl = self._kl(batch) if self.objective.kl else None
         objective = self.objective if self.adaptive is None else replace(self.objective, weight=self.adaptive.weight)
-        sums = torch.zeros(4, device=self.device)  # safe and toxic term; summed fall of toxic answers, and their number
+        # safe and toxic term; summed fall of toxic answers, and their number; ranks that were asked to leave
+        sums = torch.zeros(5, device=self.device)
         optimizer.zero_grad()
         for i, cut in enumerate(cuts):
             micro = collate(cut, self.cutting.pad_id, self.cutting.packing).to(self.device)
@@ -118,9 +121,11 @@ class FineTuning(lightning.LightningModule):
                 terms = self.terms(micro, objective, kl)
                 self.manual_backward(terms.total * world)  # DDP takes the mean over ranks; the loss is their sum
             watched = terms.watched or (sums.new_zeros(()), sums.new_zeros(()))
-            sums += torch.stack([terms.safe.detach(), terms.toxic.detach(), *watched])
+            sums[:4] += torch.stack([terms.safe.detach(), terms.toxic.detach(), *watched])
+        sums[4] = float(self.asked_to_leave)
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        safe, toxic, fall, answers = sums.tolist()
+        safe, toxic, fall, answers, asked = sums.tolist()
+        self.leaving = asked > 0
         loss = safe + objective.weight * toxic
         self._finite(loss, "loss", batch.step)
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained(), self.clip or float("inf")))
@@ -147,6 +152,20 @@ class FineTuning(lightning.LightningModule):
             toxic_fall=fall / answers if answers else None,
         )
 
+    def cuts(self, examples: Sequence[Weighted], rank: int, world: int, least: int = 1) -> list[list[Weighted]]:
+        """The micro-batches of a rank's share of a step's examples, `least` at least.
+
+        Where the model is sharded as many as every other rank has: a pass through it is one of all ranks. What makes
+        up for missing ones, as on a rank without examples, weighs nothing.
+        """
+        cut = [
+            micro_batches(rank_share(examples, each, world), self.cutting.max_tokens, self.cutting.packing)
+            for each in (range(world) if self.sharded else [rank])
+        ]
+        own, most = cut[rank if self.sharded else 0], max(map(len, cut))
+        idle = replace(min(examples, key=lambda e: (e.size, e.index)), weight=0.0)
+        return own + [[idle]] * (max(most, least) - len(own))
+
     def terms(self, micro: MicroBatch, objective: Objective | None = None, kl: Tensor | None = None) -> Terms:
         """What the micro-batch contributes to the step's loss; response tokens are gathered before the head.
 
@@ -155,7 +174,8 @@ class FineTuning(lightning.LightningModule):
         objective = objective or self.objective
         reference = micro.reference
         compares = objective.reference or self.adaptive is not None
-        if reference is None and compares and (objective.kl or bool(micro.toxic.any())):  # of safe rows, KTO's alone do
+        # of safe rows KTO's alone do; where the model is sharded, another rank's rows may be toxic
+        if reference is None and compares and (objective.kl or self.sharded or bool(micro.toxic.any())):
             reference = base_logps(self.model, self.parts, micro)
         self.draws.spans = [(start, length, self.draw * 65_537 + place) for start, length, place in micro.spans]
         hidden = self.parts.hidden(micro.input_ids, micro.position_ids, micro.attention_mask)
@@ -189,16 +209,16 @@ class FineTuning(lightning.LightningModule):
         """
         if len(batch.examples) < 2:
             return torch.zeros((), device=self.device)
-        share = rank_share(mismatched(batch.examples), self.global_rank, self.trainer.world_size)
-        return self.trainer.strategy.reduce(self.drift(share), reduce_op="sum").clamp(min=0)
+        cuts = self.cuts(mismatched(batch.examples), self.global_rank, self.trainer.world_size, least=0)
+        return self.trainer.strategy.reduce(self.drift(cuts), reduce_op="sum").clamp(min=0)
 
     @torch.no_grad()
-    def drift(self, examples: list[Weighted]) -> Tensor:
-        """sum_i w_i (log Q(y_i) - log Q_base(y_i)) (), nats, over the examples' responses, without dropout."""
+    def drift(self, cuts: Sequence[Sequence[Weighted]]) -> Tensor:
+        """sum_i w_i (log Q(y_i) - log Q_base(y_i)) (), nats, over the micro-batches' responses, without dropout."""
         total = torch.zeros((), device=self.device)
         training = self.model.training
         self.model.eval()
-        for cut in micro_batches(examples, self.cutting.max_tokens, self.cutting.packing):
+        for cut in cuts:
             micro = collate(cut, self.cutting.pad_id, self.cutting.packing).to(self.device)
             difference = response_logps(self.parts, micro) - base_logps(self.model, self.parts, micro)
             total += (difference * micro.weights[micro.row]).sum()

@@ -201,8 +201,8 @@ def test_ktos_reference_point_is_that_of_the_whole_step_however_it_is_dealt():
         with torch.no_grad():
             difference = logps_of(tuned.model.eval(), tokens) - base_of(tuned.model, tokens)
         wanted += float(difference.sum()) / len(examples)
-    assert float(tuned.drift(shifted)) == pytest.approx(wanted, rel=1e-4)
-    dealt = sum(float(tuned.drift(rank_share(shifted, rank, 3))) for rank in range(3))
+    assert float(tuned.drift([shifted])) == pytest.approx(wanted, rel=1e-4)
+    dealt = sum(float(tuned.drift([rank_share(shifted, rank, 3)])) for rank in range(3))
     assert dealt == pytest.approx(wanted, rel=1e-4)
 
 

@@ -20,6 +20,7 @@ from tasft.schema import Lora
 from tasft.train.head import split, token_embedding
 from tasft.train.module import Cutting, FineTuning
 from tasft.train.schedule import Schedule
+from tasft.train.shard import shard
 
 VOCABULARY = 61
 OBJECTIVES = {
@@ -53,16 +54,20 @@ def llama(dtype=torch.float32, vocabulary=VOCABULARY):
     return LlamaForCausalLM(config).to(dtype).requires_grad_(False)
 
 
-def module(loss="emd", dropout=0.0, max_tokens=64, packing=False, steps=12, lr=1e-2, model=None):
+def module(
+    loss="emd", dropout=0.0, max_tokens=64, packing=False, steps=12, lr=1e-2, model=None, world=1, adaptive=None
+):
     adapted = with_lora(model or llama(), Lora(4, 8, dropout, ["q_proj", "v_proj"]), seed=5)
     torch.manual_seed(7)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.1)  # away from B = 0, where A has no gradient
+    if world > 1:
+        shard(adapted, "cpu", world)
     return FineTuning(
         adapted, split(adapted), token_embedding(adapted, "input"), OBJECTIVES[loss],
         Cutting(max_tokens, packing, pad_id=0), partial(torch.optim.AdamW, lr=lr),
-        Schedule("linear", 2, steps), clip=1.0, seed=9,
+        Schedule("linear", 2, steps), clip=1.0, seed=9, adaptive=adaptive,
     )  # fmt: skip
 
 
