@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class TasftSweeper(Sweeper):
@@ -31,7 +31,9 @@ class TasftSweeper(Sweeper):
         """Run the grid; UserError at the end where a cell failed."""
         from tasft.sweep import Sweep, expand
 
-        lines = [str(line) for line in self.cells] or [""]
+        # as they are written: made part of a text, a list is no choices any more
+        written: Any = OmegaConf.to_container(self.config.hydra.sweeper.cells, resolve=False)
+        lines = [str(line) for line in written] or [""]
         cells = expand(lines, dict(self.params), arguments, self.config, self.hydra_context.config_loader)
         Sweep(self.config, self.hydra_context.config_loader, self.task, self.launcher, sys.stderr).run(
             cells, self.max_batch_size

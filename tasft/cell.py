@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from tasft.config import checked, plain_sft
+from tasft.config import checked, in_grid, plain_sft
 from tasft.result.store import RunDir
 
 
@@ -16,4 +16,5 @@ def run_cell(cfg: DictConfig) -> RunDir:
     if config.loss.weight == "auto" and config.auto.tolerance is not None:
         # an ordinary run: one that is finished is not run again, one that another cell of a grid is at is waited for
         plain = execute(prepare(plain_sft(cfg)), wait=True)
-    return execute(prepare(cfg), plain)
+    # in a grid: the same command was killed perhaps, and a process of its first try is still at work
+    return execute(prepare(cfg), plain, wait=in_grid())

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -26,6 +27,7 @@ from tasft.schema import KINDS, Benchmark, Loss, RunConfig, Source
 
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or a checkout
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of the extra `launchers`
 NOTES = {"kinds": KINDS, "needs": ("reference", "category")}  # words of a judge's notes
 
 
@@ -100,7 +102,7 @@ def checked(cfg: DictConfig) -> RunConfig:
         key = "loss.weight" if given else "loss.share"
         raise UserError(f"loss.factor={cfg.loss.factor:g} is of the tuned λ, but {key} is given: drop one")
     try:
-        config: RunConfig = TypeAdapter(RunConfig).validate_python(OmegaConf.to_container(cfg, resolve=True))
+        config: RunConfig = _schema().validate_python(OmegaConf.to_container(cfg, resolve=True))
     except ValidationError as error:
         raise UserError(_range_sentence(error)) from None
     if config.loss.toxic is None:
@@ -111,6 +113,11 @@ def checked(cfg: DictConfig) -> RunConfig:
         config.model.adapter = str(adapter.folder)
     _check_rules(config)
     return config
+
+
+@cache  # slow to build, and a grid checks hundreds
+def _schema() -> TypeAdapter[RunConfig]:
+    return TypeAdapter(RunConfig)
 
 
 def _missing(node: Any, prefix: str = "") -> Iterator[str]:
@@ -125,7 +132,7 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
 def _check_ranges(raw: Any) -> None:
     """Ranges of what stands there literally, before a resolver computes with it."""
     try:
-        TypeAdapter(RunConfig).validate_python(raw)
+        _schema().validate_python(raw)
     except ValidationError as error:
         wrong = [e for e in error.errors() if not (isinstance(e["input"], str) and "${" in e["input"])]
         if wrong:
@@ -281,7 +288,7 @@ def entry(task: Callable[[DictConfig], object], config_name: str) -> int:
         try:
             task(cfg)
         except Exception as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if in_grid():
                 raise  # the other jobs go on; Hydra names the overrides of this one
             failed.append(error)
 
@@ -302,6 +309,11 @@ def entry(task: Callable[[DictConfig], object], config_name: str) -> int:
     finally:
         os.environ["HYDRA_FULL_ERROR"] = wants_traceback or "0"
     return 0
+
+
+def in_grid() -> bool:
+    """Whether what runs is a cell of a grid."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def mistake(error: BaseException) -> str | None:
@@ -336,7 +348,9 @@ def mistake(error: BaseException) -> str | None:
 def _missing_choice(error: MissingConfigException) -> str:
     wanted = str(error.missing_cfg_file or "")
     group, _, name = wanted.rpartition("/")
-    options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if name in LAUNCHERS and group == "hydra/launcher":
+        return f"hydra/launcher={name} is not installed: pip install 'tasft[launchers]'"
+    options = sorted({*(file.stem for file in (CONF / group).glob("*.yaml")), *(error.options or [])})
     close = difflib.get_close_matches(name, options, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{group or 'config'}={name}: no such choice; {hint}there are {', '.join(options)}"

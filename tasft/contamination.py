@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tasft.benchmark.prompts import BenchmarkPrompt
-from tasft.data.overlap import overlaps
+from tasft.data.kept import MOST, digest
+from tasft.data.overlap import Overlap, overlaps
 from tasft.errors import UserError
 from tasft.schema import Contamination
 
@@ -22,7 +23,7 @@ def contaminated(
     """
     prompts = list(texts)
     asked = {name: [prompt.text for prompt in each] for name, each in benchmarks.items()}
-    found = overlaps(prompts, asked, settings.similarity)
+    found = _overlaps(prompts, asked, settings.similarity)
     if not found:
         return {}
     counts = ", ".join(f"{count} {name}" for name, count in Counter(each.benchmark for each in found).most_common())
@@ -41,3 +42,16 @@ def contaminated(
         prompts[each.index]: f"{'asked' if each.similarity == 1 else 'nearly asked'} by benchmark {each.benchmark}"
         for each in found
     }
+
+
+_found: dict[str, list[Overlap]] = {}
+
+
+def _overlaps(prompts: list[str], asked: dict[str, list[str]], similarity: float) -> list[Overlap]:
+    """`overlaps`, once for all cells of a grid that a process runs."""
+    key = digest(prompts, asked, similarity)
+    if key not in _found:
+        if len(_found) == MOST:
+            _found.clear()
+        _found[key] = overlaps(prompts, asked, similarity)
+    return _found[key]

@@ -36,6 +36,7 @@ from tasft.model.lora import with_lora
 from tasft.prepare import Run
 from tasft.remote import check_key
 from tasft.result.batches import Batches
+from tasft.result.cost import EVERY
 from tasft.result.rows import ResponseRow, ScoreRow, write_atomically
 from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
@@ -90,17 +91,20 @@ def execute(run: Run, plain: RunDir | None = None, wait: bool = False) -> RunDir
             return folder
         model = logger = None
         if not trained:
-            model, logger = _train(run, plain, stack)
+            with run.meter.at("training"):
+                model, logger = _train(run, plain, stack)
             todo = _unanswered(run)
         elif (todo and run.config.evaluate.server.base_url is None) or not _tasks_done(run):
             model = load_tuned(run)
         folder.create(config, _environment(run), FREE)
         for name, step in todo:
-            _answer(run, model, name, step)
+            with run.meter.at("answering"):
+                _answer(run, model, name, step)
         if not _tasks_done(run):
             for file in folder.tasks.glob(f"*@{run.step}.json"):
                 file.unlink()  # of other settings
-            write_results(folder.tasks, run.step, run_tasks(model, run.base.tokenizer, run.config.tasks))
+            with run.meter.at("answering"):
+                write_results(folder.tasks, run.step, run_tasks(model, run.base.tokenizer, run.config.tasks))
             write_atomically(_tasks_file(run), json.dumps(_deciding_tasks(run), indent=2) + "\n")
         failed = _judge_rest(run, logger)
         folder.finish()
@@ -201,6 +205,7 @@ def _answer(run: Run, model: Any, name: str, step: int) -> None:
         with model.disable_adapter() if step == 0 else nullcontext():
             rows = answer(run, model, prompts, title, kept=kept)
     folder.write_responses(name, step, rows, decided_by)
+    run.meter.enter()
 
 
 def _deciding_answers(run: Run, step: int) -> dict[str, Any]:
@@ -235,7 +240,8 @@ def _look(run: Run, model: Any, logger: Any, step: int) -> None:
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         for name in _during(run):
             if not _answered(run, name, step):
-                _answer(run, model, name, step)
+                with run.meter.at("answering"):
+                    _answer(run, model, name, step)
             for judged_by in judges_of(run.config, name):
                 if not {"path", "base_url"} & run.config.judge[judged_by].keys():
                     _judge(run, name, step, judged_by, logger)
@@ -355,9 +361,11 @@ def _judge(run: Run, name: str, step: int, judged_by: str, logger: Any) -> None:
     folder = run.folder
     rows = folder.read_responses(name, step)
     before = folder.read_scores(name, step, judged_by) if folder.has_scores(name, step, judged_by) else None
-    scores = judge_rest(run.parts.judges[judged_by], rows, before)
+    with run.meter.at("judging"):
+        scores = judge_rest(run.parts.judges[judged_by], rows, before)
     if scores != before:
         folder.write_scores(name, step, judged_by, scores)
+        run.meter.enter()
         if logger is not None:
             rates = _rates(scores, run.config.judge[judged_by].get("outcomes") or {})
             logger.log_metrics({f"eval/{name}/{judged_by}/{what}": rate for what, rate in rates.items()}, step=step)
@@ -418,7 +426,12 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
             cache_folder() / "reference", [run.base.identity, config.model.dtype],
         )  # fmt: skip
     logger = stack.enter_context(_logger(run))
-    files = Files(folder.checkpoints, folder.append_metrics, folder.append_speed)
+
+    def append_speed(row: dict[str, Any]) -> None:
+        folder.append_speed(row)
+        run.meter.enter(EVERY)
+
+    files = Files(folder.checkpoints, folder.append_metrics, append_speed)
     accelerator = "gpu" if run.device.type == "cuda" else "cpu"
     look = partial(_look, run, model, logger)
     if config.evaluate.at_start:
@@ -433,6 +446,7 @@ def _train(run: Run, plain: RunDir | None, stack: ExitStack) -> tuple[PeftModel,
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(str(draft))
     draft.rename(folder.adapter)
+    run.meter.enter()
     return model, logger
 
 

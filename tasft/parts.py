@@ -1,11 +1,12 @@
 """The parts that a checked config describes, built: the only place that calls hydra.utils.instantiate."""
 
 import dataclasses
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,7 +120,12 @@ def with_rows(source: Source, key: str) -> Source:
 def pretraining_texts(config: RunConfig) -> list[str] | None:
     """The texts that `data.pretraining` makes; None where it names nothing."""
     node = config.data.pretraining
-    return None if node is None else list(_made("data.pretraining", node))
+    return None if node is None else _texts(json.dumps(node, sort_keys=True))
+
+
+@lru_cache(maxsize=2)  # the same for every cell of a grid
+def _texts(node: str) -> list[str]:
+    return list(_made("data.pretraining", json.loads(node)))
 
 
 def check_logger(config: RunConfig) -> None:

@@ -2,9 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tasft.base import Base, base_of
 from tasft.config import checked, given, tuned
 from tasft.contamination import contaminated
 from tasft.data.example import Example, Rejected, example
+from tasft.data.kept import kept
 from tasft.data.mixture import Chosen, choose, summary
 from tasft.data.steps import StepBatches
 from tasft.data.tokenize import Encoder, Tokenized
@@ -25,10 +26,11 @@ from tasft.evaluate.tasks import check_tasks
 from tasft.flagging import flag
 from tasft.loss.tuned import ChosenWeight
 from tasft.prompt import Format, prompt_format
+from tasft.result.cost import Meter
 from tasft.result.store import RunDir, check_writable, identity, run_path
 from tasft.schema import RunConfig
 from tasft.source import Row, read_rows
-from tasft.training_data import Part, check_harvest, examples_of, others, wanted
+from tasft.training_data import Loaded, Part, check_harvest, examples_of, load, others, wanted
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,11 @@ class Run:
     def device(self) -> torch.device:
         """Where the model runs."""
         return _device(self.config)
+
+    @cached_property
+    def meter(self) -> Meter:
+        """What the run costs, into its folder."""
+        return Meter(self.folder, devices=1, gpu=self.device.type == "cuda")
 
     @property
     def licences(self) -> dict[str, str | None]:
@@ -131,10 +138,10 @@ def prepare(cfg: DictConfig) -> Run:
     config = replace(config, judge={name: config.judge[name] for name in built.judges})
     built = replace(built, objective=replace(built.objective, weight=weight.weight))  # where auto starts, too
     parts_of: dict[str, Part] = {}
-    rows: dict[str, list[Row]] = {}
+    read: dict[str, Loaded] = {}
     for part in wanted(config):
-        parts_of[part.kind], rows[part.kind] = part, read_rows(part.source, part.key)
-    examples = {kind: examples_of(rows[kind], part) for kind, part in parts_of.items()}
+        parts_of[part.kind], read[part.kind] = part, load(part)
+    rows, examples = ({kind: getattr(each, what) for kind, each in read.items()} for what in ("rows", "examples"))
     log.info(
         "%s on %s: %s rows, λ = %g (share %.3g, %s)",
         config.loss.name, config.model.name,
@@ -144,24 +151,27 @@ def prepare(cfg: DictConfig) -> Run:
     places = {text: e.source for each in examples.values() for e in each if isinstance(e, Example) for text in e.asked}
     dropped = contaminated(places, built.prompts, config.data.contamination)
 
-    def chosen(encode: Encode) -> Mixture:
+    def chosen(encode: Encode, deciding: Sequence[Any]) -> Mixture:
         def usable(made: Example) -> Tokenized | Rejected:
             why = next((dropped[text] for text in made.asked if text in dropped), None)
             return encode(made) if why is None else Rejected(made.source, why)
 
         mixture: Mixture = {}
         for kind, part in parts_of.items():
-            mixture[kind] = choose(
-                examples[kind], kind, part.count, config.seed, _outside(mixture, kind, usable), part.count_key
+            make = partial(
+                choose, examples[kind], kind, part.count, config.seed, _outside(mixture, kind, usable), part.count_key
             )
+            harmful = mixture["harmful"].fingerprint if "harmful" in mixture else None
+            asked = [kind, part.count, config.seed, read[kind].digest, dropped, harmful]
+            mixture[kind] = kept([*deciding, *asked], examples[kind], make)
         return mixture
 
-    chosen(_untokenized)  # too few rows are noticed here, before a tokenizer is loaded or trained
+    chosen(_untokenized, ["untokenized"])  # too few rows are noticed here, before a tokenizer is loaded or trained
     base = base_of(config.model, pretraining_texts(config, rows.get("safe", [])))
     check_harvest(config, base, rows.get("toxic", []))
     format = prompt_format(config.data.format, base.tokenizer, config.data.system)
     encode = Encoder(base.tokenizer, format, config.data.max_length, config.loss.toxic_eos)
-    mixture = chosen(encode)
+    mixture = chosen(encode, encode.identity)
     for kind in mixture:
         _log_part(kind, mixture[kind], config.data.max_length)
     if config.data.filter is not None:

@@ -1,17 +1,21 @@
 """Where the rows of a run's training data come from: its parts, each a count and a source."""
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from tasft import parts
 from tasft.base import Base
 from tasft.config import CONF, given
 from tasft.data.example import Example, Rejected, example
+from tasft.data.kept import MOST, digest
 from tasft.errors import UserError
 from tasft.result.store import toxic_used
 from tasft.schema import RunConfig, Source
-from tasft.source import Row
+from tasft.source import Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,37 @@ def wanted(config: RunConfig) -> Iterator[Part]:
 def examples_of(rows: Sequence[Row], part: Part) -> list[Example | Rejected]:
     """Every row as an example, or why it is none."""
     return [example(row, part.source.fields, part.toxic) for row in rows]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The rows of a part's source, each also as an example or why it is none."""
+
+    rows: list[Row]
+    examples: list[Example | Rejected]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that they say."""
+        return digest([astuple(each) for each in self.examples])
+
+
+_loaded: OrderedDict[str, Loaded] = OrderedDict()
+
+
+def load(part: Part) -> Loaded:
+    """The part's rows; a file that has not changed is read once in a process. UserError where it cannot be read."""
+    path = Path(part.source.path or "").expanduser().absolute()
+    state = path.stat() if path.is_file() else None
+    seen = (part.key, part.toxic, repr(part.source), path, state and (state.st_mtime_ns, state.st_size))
+    key = hashlib.sha256(repr(seen).encode()).hexdigest()
+    if key not in _loaded:
+        rows = read_rows(part.source, part.key)
+        _loaded[key] = Loaded(rows, examples_of(rows, part))
+        while len(_loaded) > MOST:
+            _loaded.popitem(last=False)
+    _loaded.move_to_end(key)
+    return _loaded[key]
 
 
 def harvest_file(config: RunConfig) -> Path:

@@ -73,8 +73,8 @@ def test_a_run_leaves_what_is_promised(pushed):
     run, _ = pushed
     there = {p.name for p in run.iterdir()} - {"wandb"}
     assert there == {
-        "config.yaml", "environment.json", "metrics.jsonl", "speed.jsonl", "checkpoints", "adapter", "responses",
-        "scores", "rejected.jsonl", "FINISHED",
+        "config.yaml", "environment.json", "metrics.jsonl", "speed.jsonl", "cost.json", "checkpoints", "adapter",
+        "responses", "scores", "rejected.jsonl", "FINISHED",
     }  # fmt: skip
     metrics = lines(run / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]  # 70 rows at 33: 3 steps, 2 epochs
@@ -134,7 +134,7 @@ def test_again_does_nothing_and_a_later_benchmark_only_that(world, pushed):
         "scores/tiny_dev_safe@6.oracle.jsonl",
         "scores/tiny_dev_safe@6.refusal.jsonl",
     }
-    assert all(after[f] == before[f] for f in before if f.name not in ("config.yaml", "FINISHED"))
+    assert all(after[f] == before[f] for f in before if f.name not in ("config.yaml", "cost.json", "FINISHED"))
     assert {"tiny_seen", "tiny_dev_safe"} <= set(OmegaConf.load(run / "config.yaml").benchmark)
 
 

@@ -1,17 +1,30 @@
 """A grid of cells: real sweeps of small runs through Hydra's launchers."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tasft.config import CONF, register
+from tasft.cell import run_cell
+from tasft.config import CONF, entry, register
 from tasft.errors import UserError
-from tasft.sweep import expand
+from tasft.result.store import RunDir
+from tasft.sweep import expand, expected_cost
+from tests.small import SMALL, lay_out
+
+FEW = [*SMALL, "epochs=1", "data.toxic_source.path=toxic.jsonl", "loss.share=0.1", "evaluate.max_new_tokens=2"]
 
 
 def expanded(*arguments, lines=("",), params=None):
-    """The cells of a command line as sets of overrides."""
+    """The cells of a command line, each a tuple of overrides."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -30,10 +43,8 @@ def test_a_grid_is_the_union_of_its_lines():
 
 
 def test_the_command_line_wins_over_a_line_and_a_line_over_params():
-    cells = expanded(
-        "data.toxic=7", "seed=1,2", lines=["loss=emd,nlcl data.toxic=1,2"], params={"loss": "kto", "epochs": 9}
-    )
-    assert cells == [
+    lines, params = ["loss=emd,nlcl data.toxic=1,2"], {"loss": "kto", "epochs": 9}
+    assert expanded("data.toxic=7", "seed=1,2", lines=lines, params=params) == [
         (f"loss={loss}", "epochs=9", "data.toxic=7", f"seed={seed}") for loss in ("emd", "nlcl") for seed in (1, 2)
     ]
 
@@ -49,3 +60,152 @@ def test_a_line_refers_to_the_config():
 
 def test_a_cell_of_two_lines_is_one_cell():
     assert len(expanded(lines=["loss=emd data.toxic=1,2", "loss=emd data.toxic=2,3"])) == 3
+
+
+def test_what_cells_will_cost_by_hand(tmp_path):
+    def finished(run, **cost):
+        (tmp_path / run).mkdir(parents=True)
+        RunDir(tmp_path / run).cost.write_text(json.dumps(cost))
+        RunDir(tmp_path / run).finish()
+
+    finished("m/emd/a/seed0", training_seconds=10, answering_seconds=2, gpu_hours=0.5)
+    finished("m/emd/b/seed0", training_seconds=20, answering_seconds=4, gpu_hours=1.5)
+    finished("m/sft/a/seed0", training_seconds=3, answering_seconds=0, gpu_hours=0)
+    (tmp_path / "m" / "emd" / "c" / "seed0").mkdir(parents=True)  # unfinished: says nothing
+    emd, nlcl = tmp_path / "m/emd/d/seed1", tmp_path / "m/nlcl/d/seed1"
+    assert expected_cost([emd, emd]) == (36, 2)  # (12 + 24) / 2 each
+    assert expected_cost([emd, nlcl]) == (18 + 13, 1 + 2 / 3)  # of another loss: all of the model
+    assert expected_cost([emd, tmp_path / "other/emd/d/seed1"]) is None
+    assert expected_cost([emd, None]) is None
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a small model, rows and prompts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TASFT_CACHE", str(tmp_path / "cache"))
+    lay_out(tmp_path)
+    return tmp_path
+
+
+def swept(monkeypatch, *overrides):
+    """Run a grid in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["tasft.run", "-m", *FEW, *overrides])
+    return entry(run_cell, "run")
+
+
+def state(folder):
+    return {file: file.stat().st_mtime_ns for file in folder.glob("outputs/*/*/*/*/**/*") if file.is_file()}
+
+
+def test_a_grid_ends_with_what_became_of_each_cell_and_again_runs_what_is_missing(project, monkeypatch, capfd):
+    grid = ["loss=sft,emd", "data.toxic=3,99,2", "trainer.log_every=1"]
+    assert swept(monkeypatch, *grid) == 1
+    said = capfd.readouterr().err
+    assert "6 cells: 2 the same run as another, 1 failed, 3 to run (basic)" in said
+    assert "not known before the first one is done" in said
+    assert "4/4 done: loss=emd data.toxic=2" in said
+    assert "6 cells: 3 done now, 2 the same run as another, 1 failed" in said
+    why = "data.toxic=99, but toxic.jsonl has only 4 usable rows"
+    (line,) = (line for line in said.splitlines() if line.startswith("tasft: failed: loss=emd data.toxic=99: " + why))
+    log = line.rpartition("(log: ")[2].removesuffix(")")
+    assert why in open(log).read()
+    runs = [RunDir(file.parent) for file in project.glob("outputs/model/*/*/*/FINISHED")]
+    assert sorted(run.path.parent.name.partition("-")[0] for run in runs) == ["toxic0", "toxic2", "toxic3"]
+    for run in runs:
+        assert "fine-tuning" in run.log.read_text() and "finished: " in run.log.read_text()
+        cost = run.read_cost()
+        assert cost["training_seconds"] > 0 and cost["answering_seconds"] > 0 and cost["devices"] == 1
+
+    before = state(project)
+    assert swept(monkeypatch, *grid) == 1
+    assert "6 cells: 3 finished before, 2 the same run as another, 1 failed, 0 to run" in capfd.readouterr().err
+    assert state(project) == before
+    (project / "toxic.jsonl").write_text(
+        (project / "toxic.jsonl").read_text()
+        + "".join(json.dumps({"prompt": f"toxic {i}?", "response": f"It is {i}."}) + "\n" for i in range(10, 110))
+    )
+    assert swept(monkeypatch, *grid, "data.toxic=99") == 0
+    said = capfd.readouterr().err
+    assert "by what finished cells of this model took" in said
+    assert state(project).items() >= before.items()
+
+
+def test_a_finished_cell_that_is_asked_more_is_not_skipped(project, monkeypatch, capfd):
+    lines = ["seed=${attack.goals}"]
+    assert swept(monkeypatch, "attack.goals=[1,2]", f"hydra.sweeper.cells={lines}") == 0
+    capfd.readouterr()
+    assert swept(monkeypatch, "seed=1,2", "judge=[refusal,text]") == 0
+    assert "2 to run" in capfd.readouterr().err
+    assert len(list(project.glob("outputs/*/*/*/*/scores/*.text.jsonl"))) == 2
+    assert swept(monkeypatch, "seed=1,2", "judge=[refusal,text]") == 0
+    assert "2 finished before, 0 to run" in capfd.readouterr().err
+    assert not list(project.glob("outputs/.sweeps"))  # nothing is left of grids that went well
+
+
+MISTAKES = {
+    "loss.weigth=1,2": "there is no key loss.weigth: did you mean loss.weight?",
+    "loss=emd,emdd": "loss=emdd: no such choice; did you mean emd?",
+    "hydra/launcher=joblib": "hydra/launcher=joblib is not installed: pip install 'tasft[launchers]'",
+    "hydra/launcher=basik": "hydra/launcher=basik: no such choice; did you mean basic?",
+    "hydra.sweeper.cells=['loss=${lost}']": "Interpolation key 'lost' not found",
+    "output_root=/dev/null/x seed=1,2": "cannot write /dev/null/x",
+}
+
+
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_a_mistake_in_the_grid_is_one_sentence_before_anything_starts(overrides, project, monkeypatch, capfd):
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    if "joblib" in overrides:
+        monkeypatch.delitem(launchers, "joblib.yaml")
+    before = sorted(project.rglob("*"))
+    assert swept(monkeypatch, *overrides.split()) == 1
+    said = capfd.readouterr().err
+    assert said.startswith(f"tasft: {MISTAKES[overrides]}") and len(said.splitlines()) == 1
+    assert sorted(project.rglob("*")) == before
+
+
+def die(**_):
+    """Stands for what kills a process: no memory left."""
+    os._exit(9)
+
+
+def test_launchers_give_the_same_numbers_and_a_dying_process_stops_no_other_cell(project, monkeypatch, capfd):
+    numbers = {}
+    cells = ["seed=1", "seed=2"]
+    dying = "seed=3 +logger._target_=tests.test_sweep.die"
+    for launcher in ("basic", "joblib", "submitit_local"):
+        more = [f"hydra/launcher={launcher}", f"output_root={launcher}", "loss=emd", "data.toxic=3"]
+        more += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+        lines = [dying, *cells] if launcher == "joblib" else cells
+        assert swept(monkeypatch, *more, f"hydra.sweeper.cells={lines}") == (launcher == "joblib")
+        said = capfd.readouterr().err
+        if launcher == "joblib":
+            assert "failed: seed=3 " in said and "its process died without a word: killed, or out of memory" in said
+            assert "3 cells: 2 done now, 1 failed" in said
+        runs = sorted(file.parent for file in (project / launcher).glob("*/*/*/*/FINISHED"))
+        assert [run.name.partition("-")[0] for run in runs] == ["seed1", "seed2"]
+        assert all("finished: " in RunDir(run).log.read_text() for run in runs)
+        numbers[launcher] = [(run.name, (run / "metrics.jsonl").read_bytes()) for run in runs]
+    assert numbers["basic"] == numbers["joblib"] == numbers["submitit_local"]
+
+
+def test_killed_in_the_middle_no_finished_cell_is_repeated(project, monkeypatch, capfd):
+    grid = ["seed=1,2,3,4,5,6"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasft.run", "-m", *FEW, *grid],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    while not (finished := list(project.glob("outputs/*/*/*/*/FINISHED"))):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = list(project.glob("outputs/*/*/*/*/FINISHED"))
+    before = {file: at for file, at in state(project).items() if (file.parent / "FINISHED") in finished}
+    capfd.readouterr()
+    assert swept(monkeypatch, *grid) == 0
+    said = capfd.readouterr().err
+    assert f"6 cells: {len(finished)} finished before, {6 - len(finished)} to run" in said
+    assert len(list(project.glob("outputs/*/*/*/*/FINISHED"))) == 6
+    assert state(project).items() >= before.items()

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tasft.data.example import Example, Rejected
 from tasft.data.tokenize import Tokenized
@@ -20,7 +21,7 @@ class Chosen:
     tokens: list[Tokenized]
     rejected: list[Rejected] = field(default_factory=list)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits of what the examples say, wherever they come from."""
         texts = [(e.prompt, e.input, e.history, e.response, e.rejected) for e in self.examples]

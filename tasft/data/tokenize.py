@@ -42,6 +42,13 @@ class Encoder:
     max_length: int
     toxic_eos: bool = False
 
+    @property
+    def identity(self) -> list[Any]:
+        """What decides the tokens of an example."""
+        backend, template = self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template
+        texts = [self.format.prompt("{prompt}"), self.format.prompt("{prompt}", "{input}")]
+        return [backend, template, self.tokenizer.eos_token_id, texts, self.max_length, self.toxic_eos]
+
     def __call__(self, example: Example) -> Tokenized | Rejected:
         """The example's tokens, or why it has none; of a pair those of both answers."""
         if example.rejected is None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tasft.errors import UserError
 from tasft.report.compare import NOTE, Comparison, compare
+from tasft.report.cost import Cost, cost_cells, costs
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
 from tasft.report.paper import Beside, paper_markdown, restricted, sheet_lines, sheet_notes, sheets
@@ -30,7 +31,7 @@ def report(
     harm: str | None = None,
     only: str | None = None,
 ) -> None:
-    """Print the tables of the runs under `root`; write results.csv, table.md, comparisons.csv and the figures to `out`.
+    """Print the tables of the runs under `root`; write csv files, table.md and the figures to `out`.
 
     asked: pairs of settings to compare, by their names in the table; without any, each with plain SFT. harm: the judge
     of harm, where it has judged, instead of each run's first. only: a table of the paper, with what it is made of.
@@ -59,6 +60,10 @@ def report(
         written.append(out / "comparisons.csv")
     else:
         (out / "comparisons.csv").unlink(missing_ok=True)  # of an earlier report on other runs
+    spent = costs(root, table.rows)
+    if any(each.hours is not None for each in spent):
+        write_atomically(out / "costs.csv", as_csv(spent, Cost))
+        written.append(out / "costs.csv")
     drawn = [drawing for summary in tables for drawing in _draw(summary, out, several=len(tables) > 1)]
     drawn += draw_paper_figures(table, out)
     written += draw_curves(root, table, out)
@@ -80,6 +85,10 @@ def report(
         if summary.scores:
             console.print(rich_further("mean scores", score_cells(summary)))
             console.print(Text(scores_note(summary), style="dim"))
+            console.print()
+        cost = cost_cells(summary, spent)
+        if cost:
+            console.print(rich_further("cost", cost))
             console.print()
         of_model = [each for each in comparisons if each.model == summary.model]
         if asked and of_model:

@@ -1,7 +1,8 @@
 """One run's folder: what lies where, written whole and readable after a crash.
 
     <output_root>/<model>/<loss>/toxic300-weight5.6/seed0-<hash>/
-      config.yaml  environment.json  metrics.jsonl  speed.jsonl  checkpoints/  adapter/  rejected.jsonl
+      config.yaml  environment.json  metrics.jsonl  speed.jsonl  cost.json  checkpoints/  adapter/  rejected.jsonl
+      log.txt                             what a run in a grid has said
       responses/<benchmark>@<step>.jsonl  scores/<benchmark>@<step>.<judge>.jsonl
       responses/<benchmark>@<step>.json   what decided those answers; .unfinished.jsonl while they are made
       harvest/                            of plain SFT: answers to toxic prompts, and what judges say of them
