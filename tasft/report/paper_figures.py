@@ -121,6 +121,10 @@ def draw_over_refusal(table: Table, rows: list[Measurement], path: Path) -> str:
 def draw_contrastive(table: Table, rows: list[Measurement], path: Path) -> str:
     """Figure 4: scores over steps without and with contrastive rows, a column a loss; below, answers that are none."""
     scored, label = _scores(table, rows)
+    if label.startswith("mean"):
+        above, scale = scored, 1
+    else:
+        above, scale = [row for row in _harm(table, rows) if row.benchmark == POOLED], 100
     below = [row for row in rows if (row.judge, row.metric, row.benchmark) == (JOINT, "incoherent", POOLED)]
     if len({row.step for row in scored}) < 2:
         return "no answers at several steps: give evaluate.every_n_steps=K to the training"
@@ -137,8 +141,7 @@ def draw_contrastive(table: Table, rows: list[Measurement], path: Path) -> str:
             style, dash = STYLES[number % len(STYLES)], "--" if not cell[0] else "-"
             words = f"with {cell[0]}" if cell[0] else "without"
             name = words if cell[1] is None else f"{words}, λ {cell[1]:.3g}"
-            mine = [row for row in scored if method_of(row)[0] == method and _cell(row) == cell]
-            scale = 1 if label.startswith("mean") else 100
+            mine = [row for row in above if method_of(row)[0] == method and _cell(row) == cell]
             _line(panels[0][place], _pooled(mine), style, dash, scale, name)
             if below:
                 mine = [row for row in below if method_of(row)[0] == method and _cell(row) == cell]
@@ -245,7 +248,7 @@ def _finish(panel: Axes, title: str, ylabel: str) -> None:
     percent_axes(panel)
     panel.set_title(title, fontsize=10)
     panel.set_ylabel(ylabel, fontsize=9)
-    if ylabel.endswith("(%)"):
+    if ylabel.startswith("harmful"):
         panel.set_ylim(-3, 103)
 
 
