@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
@@ -22,8 +22,6 @@ class TasftSweeper(Sweeper):
         from tasft.sweep import CellTask
 
         self.hydra_context, self.config = hydra_context, config
-        # as written: Hydra has put lists into the lines as Python prints them
-        self.cells = cast(list[str], OmegaConf.to_container(config.hydra.sweeper.cells, resolve=False))
         self.task = CellTask(task_function, Path(config.hydra.sweep.dir).absolute())
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=self.task, config=config

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_lowercase
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from tasft.paper import published
 from tasft.report.figures import DASHES, STYLES, new_figure, percent_axes, save_figure
 from tasft.report.paper import NAMES, method_of
 from tasft.result.outcome import JOINT
@@ -46,22 +48,24 @@ def draw_over_steps(table: Table, rows: list[Measurement], path: Path) -> str:
     if len({row.step for row in scored}) < 2:
         return "no answers at several steps: give evaluate.every_n_steps=K to the training"
     methods = _methods(rows)
-    benchmarks = sorted({row.benchmark for row in scored})
+    benchmarks, last = sorted({row.benchmark for row in scored}), ascii_lowercase[len(methods)]
     colours = {name: STYLES[i % len(STYLES)] for i, name in enumerate(benchmarks)}
     handles = [_handle(colours[name], "-", NAMES.get(name, name)) for name in benchmarks]
-    handles += [_handle(("black", marker), dash, f"(d) {_name(each)}") for each, marker, dash in _plain(methods)]
+    handles += [_handle(("black", marker), dash, f"({last}) {_name(each)}") for each, marker, dash in _plain(methods)]
     figure = new_figure(PANEL * (len(methods) + 1), 3.6, handles)
     panels = figure.subplots(1, len(methods) + 1, sharex=True)
     for place, (panel, method) in enumerate(zip(panels, methods, strict=False)):
         for name in benchmarks:
             curve = [row for row in scored if (method_of(row)[0], row.benchmark) == (method, name)]
             _line(panel, _by_step(curve), colours[name], "-", 1 if label.startswith("mean") else 100)
-        _finish(panel, f"({'abcdefgh'[place]}) {_name(method)}", label)
+        _finish(panel, f"({ascii_lowercase[place]}) {_name(method)}", label)
         panel.sharey(panels[0])
     for method, marker, dash in _plain(methods):
         _line(panels[-1], _by_step([row for row in pooled if method_of(row)[0] == method]), ("black", marker), dash)
-    _finish(panels[-1], "(d) all together", "harmful answers (%)")
-    figure.supxlabel(f"optimizer steps\n{_bars(rows)}", fontsize=10)
+    _finish(panels[-1], f"({last}) all together", "harmful answers (%)")
+    said = [cell for cell in published("figure2") if cell.model == rows[0].model and cell.value is not None]
+    of_paper = "; ".join(f"{_name(cell.method)} {cell.value:g} {cell.metric}" for cell in said)
+    figure.supxlabel(f"optimizer steps\n{_bars(rows)}" + (f"\nthe paper: {of_paper}" if said else ""), fontsize=10)
     save_figure(figure, path)
     return ""
 
@@ -117,6 +121,10 @@ def draw_over_refusal(table: Table, rows: list[Measurement], path: Path) -> str:
 def draw_contrastive(table: Table, rows: list[Measurement], path: Path) -> str:
     """Figure 4: scores over steps without and with contrastive rows, a column a loss; below, answers that are none."""
     scored, label = _scores(table, rows)
+    if label.startswith("mean"):
+        above, scale = scored, 1
+    else:
+        above, scale = [row for row in _harm(table, rows) if row.benchmark == POOLED], 100
     below = [row for row in rows if (row.judge, row.metric, row.benchmark) == (JOINT, "incoherent", POOLED)]
     if len({row.step for row in scored}) < 2:
         return "no answers at several steps: give evaluate.every_n_steps=K to the training"
@@ -133,8 +141,7 @@ def draw_contrastive(table: Table, rows: list[Measurement], path: Path) -> str:
             style, dash = STYLES[number % len(STYLES)], "--" if not cell[0] else "-"
             words = f"with {cell[0]}" if cell[0] else "without"
             name = words if cell[1] is None else f"{words}, λ {cell[1]:.3g}"
-            mine = [row for row in scored if method_of(row)[0] == method and _cell(row) == cell]
-            scale = 1 if label.startswith("mean") else 100
+            mine = [row for row in above if method_of(row)[0] == method and _cell(row) == cell]
             _line(panels[0][place], _pooled(mine), style, dash, scale, name)
             if below:
                 mine = [row for row in below if method_of(row)[0] == method and _cell(row) == cell]
@@ -241,7 +248,7 @@ def _finish(panel: Axes, title: str, ylabel: str) -> None:
     percent_axes(panel)
     panel.set_title(title, fontsize=10)
     panel.set_ylabel(ylabel, fontsize=9)
-    if ylabel.endswith("(%)"):
+    if ylabel.startswith("harmful"):
         panel.set_ylim(-3, 103)
 
 

@@ -56,6 +56,8 @@ def report(
     if beside:
         write_atomically(out / "paper.csv", as_csv([cell for sheet in beside for cell in sheet.cells], Beside))
         written.append(out / "paper.csv")
+    else:
+        (out / "paper.csv").unlink(missing_ok=True)
     if comparisons:
         write_atomically(out / "comparisons.csv", as_csv(comparisons, Comparison))
         written.append(out / "comparisons.csv")
