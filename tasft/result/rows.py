@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,26 +58,21 @@ class ScoreRow:
 
 RowKind = TypeVar("RowKind", ResponseRow, ScoreRow)
 
+# Looked up once, as a report reads a million rows: the fields that hold text and whether they may be null, and all
+# fields and whether a row needs them
+_TEXTS = {
+    kind: [(f.name, f.default is None) for f in fields(kind) if f.name not in ("score", "detail", "truncated")]
+    for kind in (ResponseRow, ScoreRow)
+}
+_KNOWN = {kind: {f.name: f.default is MISSING for f in fields(kind)} for kind in (ResponseRow, ScoreRow)}
+
 
 def _check_texts(row: ResponseRow | ScoreRow) -> None:
     """ValueError where a field that holds text is neither text nor, where it may be, null."""
-    for name, may_be_null in _texts(type(row)):
+    for name, may_be_null in _TEXTS[type(row)]:
         value = getattr(row, name)
         if not isinstance(value, str) and not (value is None and may_be_null):
             raise ValueError(f"{name} is {value!r}, not text")
-
-
-@cache  # a report reads a million rows
-def _texts(kind: type[ResponseRow] | type[ScoreRow]) -> list[tuple[str, bool]]:
-    """The fields that hold text, and whether they may be null."""
-    names = [(field.name, field.default is None) for field in fields(kind)]
-    return [(name, optional) for name, optional in names if name not in ("score", "detail", "truncated")]
-
-
-@cache
-def _known(kind: type[ResponseRow] | type[ScoreRow]) -> dict[str, bool]:
-    """The names of all fields, and whether a row needs them."""
-    return {field.name: field.default is MISSING for field in fields(kind)}
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -109,7 +103,7 @@ def read_rows(path: Path, kind: type[RowKind]) -> list[RowKind]:
 
 
 def _row(values: dict[str, Any], kind: type[RowKind]) -> RowKind:
-    known = _known(kind)
+    known = _KNOWN[kind]
     missing = [name for name, needed in known.items() if needed and name not in values]
     unknown = [name for name in values if name not in known]
     if missing:
