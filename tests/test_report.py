@@ -337,7 +337,7 @@ def test_figures_without_data_are_skipped_with_a_word(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "harm-by-toxic.png not drawn: no finished run with toxic rows" in printed
     assert "harm-by-over-refusal.png not drawn: no scored answers to seemingly toxic prompts" in printed
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["results.csv", "table.md"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["index.html", "results.csv", "table.md"]
 
 
 def test_each_model_has_its_own_table_and_figures(tmp_path):

@@ -58,6 +58,14 @@ class ScoreRow:
 
 RowKind = TypeVar("RowKind", ResponseRow, ScoreRow)
 
+# Looked up once, as a report reads a million rows: the fields that hold text and whether they may be null, and all
+# fields and whether a row needs them
+_TEXTS = {
+    kind: [(f.name, f.default is None) for f in fields(kind) if f.name not in ("score", "detail", "truncated")]
+    for kind in (ResponseRow, ScoreRow)
+}
+_KNOWN = {kind: {f.name: f.default is MISSING for f in fields(kind)} for kind in (ResponseRow, ScoreRow)}
+
 
 def _check_texts(row: ResponseRow | ScoreRow) -> None:
     """ValueError where a field that holds text is neither text nor, where it may be, null."""
@@ -65,18 +73,6 @@ def _check_texts(row: ResponseRow | ScoreRow) -> None:
         value = getattr(row, name)
         if not isinstance(value, str) and not (value is None and may_be_null):
             raise ValueError(f"{name} is {value!r}, not text")
-
-
-# Both once and not for each row: a report reads a million of them.
-_TEXTS = {  # the fields that hold text, and whether they may be null
-    kind: [
-        (each.name, each.default is None) for each in fields(kind) if each.name not in ("score", "detail", "truncated")
-    ]
-    for kind in (ResponseRow, ScoreRow)
-}
-_KNOWN = {  # the names of all fields, and whether a row needs them
-    kind: {each.name: each.default is MISSING for each in fields(kind)} for kind in (ResponseRow, ScoreRow)
-}
 
 
 def _check_number(name: str, value: Any) -> None:

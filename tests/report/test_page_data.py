@@ -37,9 +37,9 @@ def test_cells_are_those_of_the_tables(tmp_path):
         make_run(tmp_path, *TOXIC, seed=seed, harm=harm, over=0.2, prompts=10)
     data = data_of(tmp_path)
     harmful, (run, _), (setting,) = column(data, "harmful", "tiny_seen"), data["runs"], data["models"][0]["settings"]
-    assert run["cells"][harmful] == [0.1, 0.01788, 0.4042, None, 10, 0]  # Wilson of 1 of 10
+    assert run["cells"][harmful] == [0.1, 0.0178762, 0.404150, None, 10, 0]  # Wilson of 1 of 10
     assert run["cells"][column(data, "harmful", "pooled")][4:] == [30, 0]
-    assert setting["cells"][harmful] == [0.2, None, None, 0.1414, 10, 0]  # mean and sd of 0.1 and 0.3
+    assert setting["cells"][harmful] == [0.2, None, None, 0.141421, 10, 0]  # mean and sd of 0.1 and 0.3
     assert (setting["runs"], setting["seeds"], setting["label"]) == ([0, 1], [0, 1], "emd 50 0.44")
     columns = data["models"][0]["columns"]
     wanted = {(c["kind"], c["metric"]): c["better"] for c in columns if c["part"] == "outcomes"}

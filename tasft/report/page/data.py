@@ -224,9 +224,9 @@ def _setting_cell(rows: Sequence[Measurement]) -> Cell:
     return [_short(mean), None, None, _short(spread), n, sum(row.unscored for row in rows)]
 
 
-def _short(value: float | None) -> float | None:
-    """Four digits after the point of a rate; more than anybody reads."""
-    return None if value is None else float(f"{value:.4g}")
+def _short(value: float | None, digits: int = 6) -> float | None:
+    """A rate so that it is rounded to what the tables say; a point of a curve needs fewer digits."""
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def _curves(run: _Run, points: int, steps: _Kept) -> dict[str, list[Any]]:
@@ -248,7 +248,7 @@ def _curves(run: _Run, points: int, steps: _Kept) -> dict[str, list[Any]]:
         if not kept or (term == "weight" and run.setting.loss == "sft"):
             continue
         kept = thinned(kept, points)
-        values = [_short(value) for _, value in kept]
+        values = [_short(value, 4) for _, value in kept]
         if len(set(values)) == 1 and len(values) > 2:  # λ, most often: a line between its ends
             kept, values = [kept[0], kept[-1]], values[:2]
         curves[term] = [steps.place([step for step, _ in kept]), values]

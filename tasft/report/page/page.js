@@ -3,7 +3,7 @@
 // ---- data ------------------------------------------------------------------------------------------------------
 // What Python has written (tasft/report/page/data.py). Text from there only ever becomes a text node.
 const D = JSON.parse(document.getElementById("data").textContent);
-const ROWS = 100, DRAWN = 30, SIDES = 6, COLOURS = 8;  // rows shown at first, curves, answers side by side
+const ROWS = 100, DRAWN = 30, CHIPS = 60, SIDES = 6, COLOURS = 8;  // rows shown at first, curves, names of selected runs, answers side by side
 const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const VIEWS = { runs: "Runs", "trade-off": "Trade-off", curves: "Curves", answers: "Responses", about: "About" };
 const state = { view: "runs", sort: null, rows: ROWS, parts: new Set(), smooth: 1, benchmark: null, outcome: "", open: false,
@@ -74,13 +74,15 @@ const swatch = ({ colour, dash }) => el("svg:svg", { width: 22, height: 10, "ari
   el("svg:line", { x1: 1, x2: 21, y1: 5, y2: 5, "stroke-width": 2.6, "stroke-dasharray": dash, css: { stroke: colour } }));
 
 function drawSelection() {
-  const chosen = chosenItems(), look = styles();
-  const chips = chosen.map((each) => el("span", { class: "chip", "data-id": each.id, onpointerenter: () => light(each.id), onpointerleave: () => light(null) },
+  const chosen = chosenItems(), look = styles(), what = $("together").checked ? "setting" : "run";
+  const drop = (each, i) => { choose(each, false); redraw(); const left = document.querySelectorAll(".chip button"); if (left.length) left[Math.min(i, left.length - 1)].focus(); };
+  const chips = chosen.slice(0, CHIPS).map((each, i) => el("span", { class: "chip", "data-id": each.id, onpointerenter: () => light(each.id), onpointerleave: () => light(null) },
     swatch(look.get(each.runs[0])), el("span", { title: `${each.title} ${each.sub}` }, named(each)),
-    el("button", { "aria-label": `Deselect ${each.title}`, onclick: () => { choose(each, false); redraw(); }, onfocus: () => light(each.id), onblur: () => light(null) }, "×")));
-  const what = $("together").checked ? "setting" : "run";
-  $("selection").replaceChildren(el("span", { class: "dim" }, chosen.length ? `${count(chosen.length, what)} selected to compare:` : `No ${what} selected: tick some in the table, or click points under Trade-off.`),
-    ...chips, chosen.length ? el("button", { class: "link", onclick: () => { state.chosen.clear(); redraw(); } }, "Clear") : null);
+    el("button", { "aria-label": `Deselect ${each.title}`, onclick: () => drop(each, i), onfocus: () => light(each.id), onblur: () => light(null) }, "×")));
+  if (chosen.length > CHIPS) chips.push(el("span", { class: "dim" }, `and ${chosen.length - CHIPS} more`));
+  const said = chosen.length ? `${count(chosen.length, what)} selected to compare:` : `No ${what} selected: tick some in the table, or click points under Trade-off.`;
+  if (chosen.length) chips.push(el("button", { class: "link", onclick: () => { state.chosen.clear(); redraw(); } }, "Clear"));
+  $("selection").replaceChildren(el("span", { class: "dim" }, said), ...chips);
 }
 const named = (each) => each.title + (several ? ` · ${D.models[each.model].name}` : "");
 function light(id) {
@@ -94,21 +96,21 @@ function light(id) {
 // ---- runs ------------------------------------------------------------------------------------------------------
 const percent = (v) => (100 * v).toFixed(1);
 function rendered(column, value) {
-  if (!value) return el("td", { class: "dim" }, "–");
+  if (!value) return el("td", { class: "dim" }, el("span", { class: "value" }, "–"));
   const [v, low, high, spread, n, unscored] = value;
   const sized = `n ${n}`, missing = unscored ? el("span", { class: "bad" }, ` · ${unscored} unscored`) : null;
-  if (v === null) return el("td", {}, "–", el("span", { class: "ci" }, sized, missing));
+  if (v === null) return el("td", {}, el("span", { class: "value" }, "–"), el("span", { class: "ci" }, sized, missing));
   const show = column.percent ? percent : number;
   const ends = low !== null ? (column.percent ? `${(100 * low).toFixed(0)}–${(100 * high).toFixed(0)}` : `${number(low)} to ${number(high)}`)
     : spread !== null ? `±${show(spread)}` : "";
   const [from, to] = low !== null ? [low, high] : spread !== null ? [Math.max(0, v - spread), Math.min(1, v + spread)] : [v, v];
   const bar = column.percent ? el("span", { class: "bar", "aria-hidden": "true" }, el("i", { css: { left: `${100 * from}%`, width: `${100 * (to - from)}%` } }), el("b", { css: { left: `${100 * v}%` } })) : null;
-  return el("td", {}, show(v), bar, el("span", { class: "ci" }, ends, ends ? " · " : "", sized, missing));
+  return el("td", {}, el("span", { class: "value" }, show(v)), bar, el("span", { class: "ci" }, ends, ends ? " · " : "", sized, missing));
 }
 function clock(seconds) {
   if (seconds === null) return "–";
   const minutes = Math.round(seconds / 60);
-  return seconds < 90 ? `${Math.round(seconds)} s` : minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")}`;
+  return seconds < 120 ? `${Math.round(seconds)} s` : minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")}`;
 }
 const FIXED = {  // columns that say which run it is and what it cost
   run: { head: ["run", ""] },
@@ -133,13 +135,22 @@ function sorted(list) {
   full.sort(([a], [b]) => down ? b - a : a - b);  // stable: what is alike keeps the tables' order
   return [...full, ...empty].map(([, each]) => each);
 }
+const made = new Map();  // rows of the table, which sorting and filtering only move
+function tableRow(each, settings, measured, costs) {
+  const box = el("input", { type: "checkbox", "aria-label": `Select ${each.title}`, onchange: () => { choose(each, box.checked); row.classList.toggle("chosen", box.checked); drawSelection(); stale(); } });
+  const who = el("button", { class: "plain who", title: "Command, versions, licences", onclick: () => details(each) }, each.label);
+  const row = el("tr", { "data-item": each.id }, el("th", { scope: "row", class: "run" }, el("div", { class: "pick" }, box, who, el("span", { class: "sub", title: each.sub }, each.sub))),
+    settings.slice(1).map((column) => el("td", { class: "fixed" }, String(column.text(each)))),
+    measured.map((column) => rendered(column, cell(each, column.key))), costs.map((column) => el("td", {}, String(column.text(each)))));
+  return row;
+}
 function drawRuns() {
   const list = sorted(filtered()), shown = list.slice(0, state.rows);
   const measured = columns().filter((column) => state.parts.has(column.part) && list.some((each) => cell(each, column.key)));
   const said = fixed(), costs = said.filter(({ key }) => COSTS.includes(key)), settings = said.filter(({ key }) => !COSTS.includes(key));
   const head = [...settings, ...measured.map((column) => ({ ...column, head: [column.group, column.name] })), ...costs];
   const all = list.length > 0 && list.every((each) => each.runs.every((run) => state.chosen.has(run)));
-  const every = el("input", { type: "checkbox", "aria-label": "Select all rows that the filter leaves", onchange: (event) => { list.forEach((each) => choose(each, event.target.checked)); redraw(); } });
+  const every = el("input", { type: "checkbox", "aria-label": "Select all rows that the filter leaves", onchange: (event) => { list.forEach((each) => choose(each, event.target.checked)); redraw(); document.querySelector("#runs thead input").focus(); } });
   every.checked = all;
   const header = el("tr", {}, head.map((column) => {
     const mine = state.sort && state.sort.key === column.key;
@@ -152,13 +163,11 @@ function drawRuns() {
       column.key === "run" ? el("div", { class: "pick" }, every, button) : button);
   }));
   const body = shown.map((each) => {
-    const on = each.runs.every((run) => state.chosen.has(run));
-    const box = el("input", { type: "checkbox", "aria-label": `Select ${each.title}`, onchange: (event) => { choose(each, event.target.checked); row.classList.toggle("chosen", event.target.checked); drawSelection(); stale(); } });
-    box.checked = on;
-    const row = el("tr", { class: on ? "chosen" : null, "data-item": each.id },
-      el("th", { scope: "row", class: "run" }, el("div", { class: "pick" }, box, el("button", { class: "plain who", title: "Command, versions, licences", onclick: () => details(each) }, each.label), el("span", { class: "sub", title: each.sub }, each.sub))),
-      settings.slice(1).map((column) => el("td", { class: "fixed" }, String(column.text(each)))),
-      measured.map((column) => rendered(column, cell(each, column.key))), costs.map((column) => el("td", {}, String(column.text(each)))));
+    const on = each.runs.every((run) => state.chosen.has(run)), key = `${each.id} ${head.map((column) => column.key)}`;
+    if (!made.has(key)) made.set(key, tableRow(each, settings, measured, costs));
+    const row = made.get(key);
+    row.classList.toggle("chosen", on);
+    row.querySelector("input").checked = on;
     return row;
   });
   const parts = unique(columns().map((column) => column.part));
