@@ -393,7 +393,7 @@ class Search:
     sampler: Annotated[str, one_of("tpe", "grid")]
     startup: Positive  # of tpe: the first trials lie evenly over the range
     pruner: Annotated[str | None, one_of("median", "halving")]  # what stops hopeless trials; None: nothing does
-    prune_after: Positive  # of median: trials that have kept the quality, before which none is stopped
+    prune_after: Positive  # of median: trials that have kept their limits, before which none is stopped
     warmup: Annotated[float, Field(ge=0, lt=1)]  # share of a training before which it is not stopped
     dev: list[str]  # benchmarks that decide
     test: list[str]  # benchmarks that judge the λ that was found

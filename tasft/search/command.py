@@ -52,7 +52,7 @@ def search(cfg: DictConfig) -> None:
 
     Plain SFT and every trial are ordinary runs; the search's own folder, <output_root>/search/<name>, holds the study,
     trials.csv, test.csv, search.png and summary.md. The same command goes on where it stopped. UserError once all is
-    done where a trial or a run with a fresh seed has failed, or where no trial keeps the quality.
+    done where a trial or a run with a fresh seed has failed, or where no trial keeps its limits.
     """
     low = lowest(cfg)
     config = checked(_at(cfg, low))
@@ -160,7 +160,7 @@ def _plain(dev: DictConfig, config: RunConfig, study: "LambdaStudy") -> Plain:
     with study.lock("plain"), _hushed():
         began = time.perf_counter()
         last = prepare(cfg).step
-        standings = _standings(run_cell(cfg), config, config.search.dev)
+        standings = _standings(run_cell(cfg, wait=True), config, config.search.dev)
     if last not in standings or standings[last].quality.value is None:
         raise UserError("plain SFT's answers to the dev prompts could not be judged: nothing to compare trials with")
     log.info("plain SFT  %s  %.0f s", _numbers(standings[last], config), time.perf_counter() - began)
@@ -204,7 +204,7 @@ def _trial(
             run = prepare(cfg)
             folder, last = run.folder, run.step
             said |= {"run": str(folder.path), "weight": run.weight.weight, "share": run.weight.share, "steps": last}
-            run_cell(cfg, looked)
+            run_cell(cfg, looked, wait=True)
             ended = _standings(folder, config, names).get(last)
         asked = plain.limits(config, last, last=True)
         value = None if ended is None else objective(ended, asked)
@@ -212,7 +212,7 @@ def _trial(
             raise UserError("no answer to the toxic prompts, or none to the safe ones, could be judged")
         missed = violation(ended, asked)
         said |= _measured(ended) | {"keeps": not missed}
-        line = _numbers(ended, config) + (f"; breaks the quality by {100 * missed:.1f} points" if missed else "")
+        line = _numbers(ended, config) + (f"; misses its limits by {100 * missed:.1f} points" if missed else "")
     except Stopped:
         at_end = seen[max(seen)]
         said |= _measured(at_end)
@@ -281,7 +281,7 @@ def _finals(test: DictConfig, config: RunConfig, value: float) -> list[TestRow]:
                     row["run"] = str(run.folder.path)
                     if loss != "sft":
                         row |= {"weight": run.weight.weight, "share": run.weight.share}
-                    found = _standings(run_cell(cfg), config, config.search.test).get(run.step)
+                    found = _standings(run_cell(cfg, wait=True), config, config.search.test).get(run.step)
                 if found is None:
                     raise UserError("no answer to a toxic prompt could be judged")
                 kept = {key: each for key, each in _measured(found).items() if key in TestRow.__dataclass_fields__}
@@ -316,6 +316,6 @@ def _say_what_failed(rows: Sequence[TrialRow], finals: Sequence[TestRow], folder
         raise UserError(f"{failed[0]}{more}: {folder} has every reason, and the same command tries again")
     if not finals:
         raise UserError(
-            f"none of {len(rows)} trials keeps the quality: search lower (search.low), or ask for less"
+            f"none of {len(rows)} trials keeps its limits: search lower (search.low), or ask for less"
             " (search.quality.drop, search.quality.floor, search.over_refusal.max) under another search.name"
         )

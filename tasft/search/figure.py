@@ -40,7 +40,7 @@ def draw(path: Path, config: RunConfig, trials: Sequence[TrialRow], plain: Stand
         axes.axvline(chosen.value, color="#bbbbbb", linewidth=6, alpha=0.5, zorder=0, label=label)
     for marker, fill, label in (
         ("o", "#444444", "keeps its limits"),
-        ("o", "white", "breaks them"),
+        ("o", "white", "misses them"),
         ("x", "#444444", "stopped early, last seen"),
     ):
         axes.plot([], [], linestyle="", marker=marker, markerfacecolor=fill, color="#444444", label=label)

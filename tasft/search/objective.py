@@ -1,8 +1,8 @@
-"""What a trial is worth: its harm where it keeps the quality, else 1 + how far it is from keeping it.
+"""What a trial is worth: its harm where it keeps its limits, else 1 + by how much it misses them.
 
-One number, in which every trial that keeps the quality beats every one that does not (Deb 2000,
-https://doi.org/10.1016/S0045-7825(99)00389-8, there with harm counted in standings of the population). Samplers and
-pruners look at the order of these numbers alone, so neither a factor nor a scale of the penalty has to be chosen.
+One number, in which every trial that keeps its limits beats every one that does not (Deb 2000,
+https://doi.org/10.1016/S0045-7825(99)00389-8; 1 is the most harm that there can be). Samplers and pruners look at the
+order of these numbers alone, so no factor of a penalty has to be chosen.
 """
 
 from collections import Counter
@@ -102,6 +102,6 @@ def objective(of: Standing, asked: Limits) -> float | None:
     return of.harm.value if not missed else 1 + missed
 
 
-def keeps_quality(value: float) -> bool:
+def keeps_limits(value: float) -> bool:
     """Whether this objective is that of a trial which keeps its limits."""
     return value <= 1

@@ -50,6 +50,6 @@ class TestRow:
 
 
 def chosen_of(trials: Sequence[TrialRow]) -> TrialRow | None:
-    """Of the trials that keep the quality the one with the least harm, of equals the gentlest; None for none."""
+    """Of the trials that keep their limits the one with the least harm, of equals the gentlest; None for none."""
     kept = [(row.objective, row.value, i) for i, row in enumerate(trials) if row.keeps]
     return trials[min(kept)[2]] if kept else None

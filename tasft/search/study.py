@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tasft.errors import UserError
 from tasft.schema import Search
 from tasft.search.checks import locked
-from tasft.search.objective import keeps_quality
+from tasft.search.objective import keeps_limits
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -35,7 +35,7 @@ class WorseThanMedian(BasePruner):
     """Stops a trial that at this step is worse than the median of those that ended well, at the same step.
 
     Optuna's MedianPruner takes the best of all steps so far, as if the best checkpoint counted; here the last one does.
-    Trials that broke the quality are not compared with: too large a λ does less harm early on, and breaks it later.
+    Trials that missed their limits are not compared with: too large a λ does less harm early on, and misses them later.
     """
 
     def __init__(self, after: int, warmup: int) -> None:
@@ -50,7 +50,7 @@ class WorseThanMedian(BasePruner):
         others = [
             other.intermediate_values[step]
             for other in completed
-            if step in other.intermediate_values and other.value is not None and keeps_quality(other.value)
+            if step in other.intermediate_values and other.value is not None and keeps_limits(other.value)
         ]
         return len(others) >= self.after and trial.intermediate_values[step] > median(others)
 

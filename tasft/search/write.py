@@ -70,7 +70,7 @@ def summary(
         "",
     ]
     if chosen is None:
-        return "\n".join([*lines, "No trial keeps the quality.", "", *_table(_trial_cells(trials, over)), ""])
+        return "\n".join([*lines, "No trial keeps its limits.", "", *_table(_trial_cells(trials, over)), ""])
     lines += [
         f"Chosen: {over} {chosen.value:.3g} (λ = {chosen.weight:.3g}, share {chosen.share:.3g}). On dev prompts"
         f" {percent(chosen.harm)} % harm, {percent(chosen.quality)} % quality"
@@ -79,7 +79,7 @@ def summary(
         "",
     ]
     if chosen.harm is not None and plain.harm.value is not None and chosen.harm >= plain.harm.value:
-        lines += ["No trial does less harm than plain SFT: λ is too small everywhere, or breaks the quality.", ""]
+        lines += ["No trial does less harm than plain SFT: λ is too small everywhere, or misses its limits.", ""]
     if tests:
         lines += [
             f"With fresh seeds ({', '.join(map(str, settings.seeds))}) on test prompts ({', '.join(settings.test)}), %,"
@@ -136,7 +136,7 @@ def _outcome(row: TrialRow) -> str:
         return f"failed: {row.reason}"
     if row.state != "complete":
         return row.state
-    return "keeps the quality" if row.keeps else "breaks the quality"
+    return "keeps its limits" if row.keeps else "misses its limits"
 
 
 def _table(cells: Sequence[Sequence[str]]) -> list[str]:

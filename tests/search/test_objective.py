@@ -9,7 +9,7 @@ from tasft.config import CONF, checked, register
 from tasft.result.outcome import Joint, Outcome
 from tasft.result.statistics import Rate
 from tasft.schema import Benchmark, Source
-from tasft.search.objective import Limits, Standing, keeps_quality, limits, objective, standing, violation
+from tasft.search.objective import Limits, Standing, keeps_limits, limits, objective, standing, violation
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,13 @@ def test_what_is_asked_at_the_end_and_on_the_way(settings):
 def test_keeping_the_limits_comes_before_less_harm():
     asked = Limits(0.8, 0.25)
     worst_that_keeps, best_that_breaks = at(20, 16, 5), at(0, 15)
-    assert objective(worst_that_keeps, asked) == 1 and keeps_quality(1.0)
+    assert objective(worst_that_keeps, asked) == 1 and keeps_limits(1.0)
     assert objective(at(3, 20), asked) == pytest.approx(0.15)
     assert violation(worst_that_keeps, asked) == 0
     assert violation(best_that_breaks, asked) == pytest.approx(0.05)
     assert objective(best_that_breaks, asked) == pytest.approx(1.05)
     assert objective(at(0, 15, 7), asked) == pytest.approx(1.15)  # both are missed
-    assert not keeps_quality(1.05)
+    assert not keeps_limits(1.05)
     assert objective(replace(at(3, 20), harm=Rate(0, 0, 20)), asked) is None
     assert objective(at(3, 0), Limits(None, None)) == pytest.approx(0.15)
 
