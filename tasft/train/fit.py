@@ -184,6 +184,9 @@ def fit(
         if batches.start == len(batches):
             module.load_state_dict(torch.load(resume_from, weights_only=True)["state_dict"], strict=False)
             return
+        for file in files.checkpoints.glob("step*.ckpt") if group.first else ():
+            if file != resume_from:
+                file.unlink()  # of a training that was stopped: Lightning deletes only what it saves in this one
     checkpoint = ModelCheckpoint(
         dirpath=files.checkpoints,
         filename="step{step}",
