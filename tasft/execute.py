@@ -43,7 +43,7 @@ from tasft.result.cost import EVERY
 from tasft.result.rows import ResponseRow, write_atomically
 from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
-from tasft.track import Tracker, tracking
+from tasft.track import Tracker, lacking, tracking
 from tasft.train.fit import Files, Watch, fit, last_checkpoint, saved_step
 from tasft.train.group import Group, Stopped, joined, to_start, world_size
 from tasft.train.head import check_head, split, token_embedding
@@ -140,7 +140,7 @@ def nothing_left(run: Run) -> bool:
     """
     _check_evaluation(run)
     run.folder.check(_yaml(run), FREE)
-    if not run.folder.finished or _unanswered(run) or not _tasks_done(run):
+    if not run.folder.finished or _unanswered(run) or not _tasks_done(run) or lacking(run.config, run.folder):
         return False
     kept = read_config(run.folder.config).get("judge", {})
     if any(node != kept.get(name) for name, node in run.config.judge.items()):
@@ -500,6 +500,8 @@ def _fine_tune(
     if config.evaluate.at_start:
         with whole(model):
             group.first_does(partial(look, 0))
+    if tracker is not None:
+        tracker.evaluated()  # opened before the training's clock runs
     watch = Watch(look, config.evaluate.every_n_steps) if config.evaluate.every_n_steps is not None else None
     fit(
         module, run.batches, files, accelerator, config.trainer.log_every, config.trainer.checkpoint_every,
