@@ -211,9 +211,7 @@ def _check_judges(config: RunConfig) -> None:
         if not judges_of(config, name):
             files = sorted((CONF / "judge").glob("*.yaml"))
             loaded: dict[str, Any] = {file.stem: OmegaConf.load(file) for file in files}
-            nodes = {
-                name: node[name] for name, node in loaded.items() if name in node
-            }  # a file may name several others
+            nodes = {name: node[name] for name, node in loaded.items() if name in node}  # some name several others
             fitting = benchmark.judges or [judge for judge, node in nodes.items() if _fits(node, benchmark)]
             raise UserError(
                 f"no judge for benchmark {name}: it knows {', '.join(fitting)},"

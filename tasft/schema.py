@@ -153,9 +153,7 @@ class Data:
     harmful: Count  # harmful answers that nobody has labelled: contamination for a filter to find
     harmful_source: Source
     contamination: Contamination
-    counts: list[Count] = field(
-        default_factory=list
-    )  # toxic rows that an experiment's grid goes through: ${data.counts}
+    counts: list[Count] = field(default_factory=list)  # of toxic rows, for grids: ${data.counts}
     filter: Annotated[str | None, one_of("saft", "saft_to_toxic")] = None  # saft: drop; saft_to_toxic: push away
     format: Annotated[str, one_of("stl", "short", "chat")] = "stl"
     system: str | None = None  # system prompt; `chat` only
@@ -194,9 +192,7 @@ class Loss:
     toxic: Node | None
     weight: Annotated[Any, AfterValidator(_weight)]  # a number, or auto: see Auto
     share: Annotated[float | None, Field(ge=0)]
-    factor: Annotated[float, Field(gt=0)] = (
-        1.0  # λ in multiples of the tuned one, where no weight and no share is given
-    )
+    factor: Annotated[float, Field(gt=0)] = 1.0  # λ in multiples of the tuned one, where that is used
     group: Positive = 3
     safe_reduction: Annotated[str, one_of("token_mean", "example_mean")] = "token_mean"
     embedding: Annotated[str, one_of("input", "output")] = "input"
