@@ -43,7 +43,7 @@ const RUNS = D.runs.map((run, i) => item(run, `r${i}`, [i]));
 const SETTINGS = D.models.flatMap((model, m) => model.settings.map((setting, i) => item({ ...setting, model: m, share: setting.share }, `s${m}-${i}`, setting.runs)));
 const items = () => $("together").checked ? SETTINGS : RUNS;
 const place = new Map(SETTINGS.flatMap((setting, i) => setting.runs.map((run) => [run, i])));
-const cell = (each, key) => each.cells.length ? each.cells[at[each.model].get(key)] ?? null : null;
+const cell = (each, key) => each.cells[at[each.model].get(key)] ?? null;
 
 function filtered() {
   const words = $("text").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -490,7 +490,10 @@ function drawTradeOff() {
   const ys = shown.flatMap(upright), xs = shown.flatMap(across);
   const defaultY = upright(shown[0]).at(-1);
   if (!ys.some((column) => keyOf(column) === state.y)) state.y = keyOf(defaultY);
-  if (!xs.some((column) => keyOf(column) === state.x)) state.x = xs.length ? keyOf(xs[0]) : null;
+  if (!xs.some((column) => keyOf(column) === state.x)) {  // the first that any run here has beside that
+    const there = (column) => list.some((each) => [keyOf(column), state.y].every((key) => (cell(each, key) || [null])[0] !== null));
+    state.x = xs.length ? keyOf(xs.find(there) || xs[0]) : null;
+  }
   host.append(el("div", { class: "tools" }, el("label", {}, "harm ", pick("y", ys, "")), el("label", {}, "against ", pick("x", xs, "nothing measured")),
     el("span", { class: "dim small" }, "Point at a mark for its values; click it to select it. Marks are ", $("together").checked ? "settings, seeds together." : "runs.")));
   const losses = unique(list.filter((each) => shown.includes(each.model) && each.cells.length).map((each) => each.loss));
