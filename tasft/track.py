@@ -465,9 +465,7 @@ def _kept(folder: RunDir, place: str, settings: Wandb) -> dict[str, Any] | None:
 
 def _final(folder: RunDir, table: Table) -> Values:
     """The final rates, and what the run has cost where that is known."""
-    file = folder.path / "cost.json"
-    cost = json.loads(file.read_text()) if file.exists() else {}
-    return final(table.rows) | {f"cost/{key}": value for key, value in cost.items()}
+    return final(table.rows) | {f"cost/{key}": value for key, value in folder.read_cost().items()}
 
 
 def _pending(config: RunConfig, folder: RunDir, final: Values, place: str = "run") -> bool:

@@ -304,9 +304,9 @@ def _made(run: _Run, shared: _Kept) -> dict[str, Any]:
     data = {kind: [_mapping(of).get("rows"), licences.get(kind)] for kind, of in parts.items()}
     keys = ("python", "versions", "device", "world_size")
     said["environment"] = shared.place({key: environment[key] for key in keys if key in environment} | {"data": data})
-    cost = _object(run.folder.path / "cost.json")
+    cost = run.folder.read_cost()
     if cost:
-        said["cost"] = {key: value for key, value in cost.items() if isinstance(value, int | float)}
+        said["cost"] = cost
     return {key: value for key, value in said.items() if value is not None}
 
 
