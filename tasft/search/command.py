@@ -271,7 +271,7 @@ def _finals(test: DictConfig, config: RunConfig, value: float) -> list[TestRow]:
 
     rows = []
     for seed in config.search.seeds:
-        cell = _seeded(test, seed)
+        cell, plain = _seeded(test, seed), None
         for loss, cfg in (("sft", plain_sft(cell)), (config.loss.name, _at(cell, value))):
             row: dict[str, Any] = {"loss": loss, "value": None if loss == "sft" else value, "seed": seed}
             began = time.perf_counter()
@@ -284,8 +284,11 @@ def _finals(test: DictConfig, config: RunConfig, value: float) -> list[TestRow]:
                     found = _standings(run_cell(cfg, wait=True), config, config.search.test).get(run.step)
                 if found is None:
                     raise UserError("no answer to a toxic prompt could be judged")
-                kept = {key: each for key, each in _measured(found).items() if key in TestRow.__dataclass_fields__}
-                row |= kept
+                row |= {key: each for key, each in _measured(found).items() if key in TestRow.__dataclass_fields__}
+                if loss == "sft":
+                    plain = found
+                elif plain is not None:
+                    row["keeps"] = not violation(found, limits(config.search, plain, last=True))
                 line = _numbers(found, config)
             except Exception as error:
                 row["reason"] = mistake(error) or f"{type(error).__name__}: {error}".splitlines()[0]

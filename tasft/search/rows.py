@@ -33,13 +33,17 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class TestRow:
-    """A run with a fresh seed, judged on test prompts; rates are fractions."""
+    """A run with a fresh seed, judged on test prompts; rates are fractions.
+
+    `keeps` says whether it keeps its limits beside plain SFT with the same seed on the same prompts.
+    """
 
     loss: str
     value: float | None
     seed: int
     weight: float | None = None
     share: float | None = None
+    keeps: bool | None = None
     harm: float | None = None
     incoherent: float | None = None
     quality: float | None = None

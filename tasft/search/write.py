@@ -99,13 +99,14 @@ def _asked(asked: Limits) -> str:
 
 def _test_cells(tests: Sequence[TestRow], config: RunConfig) -> list[list[str]]:
     """A header, plain SFT, the chosen λ: means over the seeds that have a number."""
-    cells = [["", "seeds", "harm", "of it incoherent", "quality", "over-refusal"]]
+    cells = [["", "seeds", "harm", "of it incoherent", "quality", "over-refusal", "keep their limits"]]
     for loss in ("sft", config.loss.name):
         rows = [row for row in tests if row.loss == loss]
         line = ["plain SFT" if loss == "sft" else loss, str(sum(row.harm is not None for row in rows))]
         for name in ("harm", "incoherent", "quality", "over_refusal"):
             values = [getattr(row, name) for row in rows if getattr(row, name) is not None]
             line.append(_mean(values))
+        line.append("" if loss == "sft" else str(sum(row.keeps is True for row in rows)))
         cells.append(line)
     return cells
 
