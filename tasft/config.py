@@ -331,6 +331,8 @@ def mistake(error: BaseException) -> str | None:
             return str(link)
         if type(link).__name__ == "OutOfMemoryError":  # torch's, without importing it
             return "the GPU is out of memory: give a smaller trainer.max_tokens or evaluate.batch_size"
+        if "No space left on device" in str(link):  # in the words of whoever wrote
+            return "the disk is full: make room; what is finished is readable, and the same command goes on"
         if isinstance(link, MissingConfigException):
             return _missing_choice(link)
         null = re.search(r"^'NoneType' object .*full_key: (\S+)", str(link), re.DOTALL)  # a bug of OmegaConf's

@@ -103,17 +103,18 @@ class CellTask:
     runs: dict[int, Path] = field(default_factory=dict)  # number of the cell -> its run's folder, where it is known
     aloud: bool = True  # whether the log is on the terminal, too
 
-    def __call__(self, cfg: DictConfig) -> None:
-        """Run the cell that Hydra has composed."""
+    def __call__(self, cfg: DictConfig) -> dict[str, Any]:
+        """Run the cell that Hydra has composed; what the note says."""
         register()  # a process of its own knows nothing of ours yet
         job = HydraConfig.get().job
         if int(os.environ.get("SLURM_PROCID", 0)) > 0:  # of several processes of a cell the first one speaks
             self.task(cfg)
-            return
+            return {}
         note, began, reason = self.folder / f"{job.num}.json", time.time(), None
         kept = Log(self.folder / f"{job.num}.txt", self.runs.get(job.num))
         said = {"pid": os.getpid(), "host": platform.node(), "log": str(kept.path)}
-        write_atomically(note, json.dumps(said))
+        with suppress(UserError):  # on a full disk it still has its return value to say it
+            write_atomically(note, json.dumps(said))
         with _logging_to(kept, self.aloud):
             log.info("--- %s: %s", time.strftime("%Y-%m-%d %H:%M:%S"), " ".join(HydraConfig.get().overrides.task))
             try:
@@ -125,7 +126,9 @@ class CellTask:
                     reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 kept.write(f"failed: {reason}\n")
         said |= {"seconds": time.time() - began, "reason": reason, "log": str(kept.path)}
-        write_atomically(note, json.dumps(said))
+        with suppress(UserError):
+            write_atomically(note, json.dumps(said))
+        return said
 
 
 class Log(io.TextIOBase):
@@ -180,8 +183,9 @@ class Sweep:
         """Run the grid, at most `batch` cells at a time in the launcher's hands. UserError where a cell failed."""
         self._plan(grid)
         missing = [cell for cell in self.cells if cell.state == MISSING]
-        with writing(self.task.folder):
-            self.task.folder.mkdir(parents=True, exist_ok=True)
+        if missing:
+            with writing(self.task.folder):
+                self.task.folder.mkdir(parents=True, exist_ok=True)
         # one place for all cells, whatever output_root they have
         self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(self.task.folder)}")
         self._announce(missing, batch)
@@ -236,8 +240,8 @@ class Sweep:
         counts = [f"{states[state]} {state}" for state in (BEFORE, SAME, FAILED) if states[state]]
         self.workers = _workers(self.kind, self.config.hydra.launcher, min(batch or len(missing), len(missing)))
         self._say(f"{_cells(len(self.cells))}: {', '.join([*counts, f'{len(missing)} to run'])} ({launcher})")
-        for cell in self.cells:
-            if cell.state == FAILED:
+        for cell in self.cells if missing else []:
+            if cell.state == FAILED:  # not only hours later, in the summary
                 self._say(f"cannot run: {self.name(cell)}: {cell.reason}")
         cost = expected_cost([cell.run for cell in missing]) if missing else (0.0, 0.0)
         if cost is None:
@@ -251,16 +255,16 @@ class Sweep:
         """Have the launcher run `cells`. Those that a dying process takes with it are tried again, each by itself."""
         queue = [list(cells)]
         while queue:
-            batch, died = queue.pop(0), None
+            batch, died, returned = queue.pop(0), None, []
             first = len(self.tried)
             self.tried += batch
             self.task.runs |= {first + i: cell.run for i, cell in enumerate(batch) if cell.run is not None}
             try:
                 with _every_job_waited_for() if self.kind in ("local", "slurm") else nullcontext():
-                    self.launcher.launch([list(cell.overrides) for cell in batch], initial_job_idx=first)
+                    returned = self.launcher.launch([list(cell.overrides) for cell in batch], initial_job_idx=first)
             except Exception as error:  # of the launcher: what a cell raises is in its note
                 died = error
-            self._tell(self._read_notes())
+            self._tell(self._read_notes({first + i: job._return_value for i, job in enumerate(returned) if job}))
             again = [cell for cell in batch if cell.state == RUNNING]
             rest = [cell for cell in batch if cell.state == MISSING]
             if died is not None and len(rest) == len(batch):  # not one could be started
@@ -276,15 +280,17 @@ class Sweep:
                     self._say(f"a process died, perhaps over {self.name(cell)}: that one is tried again by itself")
                 queue = [*([rest] if rest else []), *([cell] for cell in again), *queue]
 
-    def _read_notes(self) -> list[Cell]:
-        """Bring the launched cells up to date; those that have ended since the last time."""
+    def _read_notes(self, returned: Mapping[int, Any] | None = None) -> list[Cell]:
+        """Bring the launched cells up to date, also by what they have `returned`; those that have ended since."""
         ended = []
         with self.lock:
             for number, cell in enumerate(self.tried):
                 if cell.state not in (MISSING, RUNNING):
                     continue
                 with suppress(OSError, ValueError):
-                    note = json.loads((self.task.folder / f"{number}.json").read_text())
+                    note = (returned or {}).get(number)
+                    if not isinstance(note, dict):
+                        note = json.loads((self.task.folder / f"{number}.json").read_text())
                     cell.state, cell.log = RUNNING, Path(note["log"])
                     cell.pid = note["pid"] if note["host"] == platform.node() else None
                     if "seconds" in note:
@@ -320,14 +326,15 @@ class Sweep:
             self._say(f"{total - left}/{total} done{when}: {self.name(cell)}{how}")
 
     def _stop(self) -> None:
-        """Interrupt the cells that are running on this machine."""
+        """Interrupt the cells that are at work, where that is on this machine."""
+        if self.kind not in HERE:
+            self._say("what is in the cluster's queue goes on: stop it there")
+            return
         self._read_notes()
         for cell in self.tried:
-            if cell.state == RUNNING and cell.pid not in (None, os.getpid()):
+            if cell.state == RUNNING and cell.pid is not None and cell.pid != os.getpid():
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(cell.pid, signal.SIGINT)
-        if self.kind not in HERE:
-            self._say("what is in the queue of the cluster goes on: stop it there")
 
     def name(self, cell: Cell) -> str:
         """What tells the cell from the others of the grid."""
@@ -341,14 +348,11 @@ class Sweep:
         states_in_order = (DONE, BEFORE, SAME, FAILED, RUNNING, MISSING)
         said = [f"{states[state]} {state}" for state in states_in_order if states[state]]
         self._say(f"{_cells(len(self.cells))}: {', '.join(said)}")
-        for number, cell in enumerate(self.cells):
+        for cell in self.cells:
             if cell.state == FAILED:
-                if cell.log is None:  # it was never launched
-                    cell.log = self.task.folder / f"cell{number}.txt"
-                    with suppress(OSError):
-                        cell.log.write_text(f"{' '.join(cell.overrides)}\nfailed: {cell.reason}\n", encoding="utf-8")
-                self._say(f"failed: {self.name(cell)}: {cell.reason} (log: {cell.log})")
-        if not states[FAILED] + states[RUNNING] + states[MISSING]:
+                kept = cell.log is not None and cell.log.is_file()
+                self._say(f"failed: {self.name(cell)}: {cell.reason}" + (f" (log: {cell.log})" if kept else ""))
+        if all(cell.state == DONE for cell in self.tried):
             shutil.rmtree(self.task.folder, ignore_errors=True)
             with suppress(OSError):
                 self.task.folder.parent.rmdir()

@@ -66,8 +66,13 @@ def examples_of(rows: Sequence[Row], part: Part) -> list[Example | Rejected]:
 class Loaded:
     """The rows of a part's source, each also as an example or why it is none."""
 
+    part: Part
     rows: list[Row]
-    examples: list[Example | Rejected]
+
+    @cached_property
+    def examples(self) -> list[Example | Rejected]:
+        """UserError where a row lacks a column."""
+        return examples_of(self.rows, self.part)
 
     @cached_property
     def digest(self) -> str:
@@ -85,8 +90,7 @@ def load(part: Part) -> Loaded:
     seen = (part.key, part.toxic, repr(part.source), path, state and (state.st_mtime_ns, state.st_size))
     key = hashlib.sha256(repr(seen).encode()).hexdigest()
     if key not in _loaded:
-        rows = read_rows(part.source, part.key)
-        _loaded[key] = Loaded(rows, examples_of(rows, part))
+        _loaded[key] = Loaded(part, read_rows(part.source, part.key))
         while len(_loaded) > MOST:
             _loaded.popitem(last=False)
     _loaded.move_to_end(key)

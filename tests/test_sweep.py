@@ -107,9 +107,8 @@ def test_a_grid_ends_with_what_became_of_each_cell_and_again_runs_what_is_missin
     assert "4/4 done: loss=emd data.toxic=2" in said
     assert "6 cells: 3 done now, 2 the same run as another, 1 failed" in said
     why = "data.toxic=99, but toxic.jsonl has only 4 usable rows"
-    (line,) = (line for line in said.splitlines() if line.startswith("tasft: failed: loss=emd data.toxic=99: " + why))
-    log = line.rpartition("(log: ")[2].removesuffix(")")
-    assert why in open(log).read()
+    assert said.count(f"tasft: cannot run: loss=emd data.toxic=99: {why}") == 1  # at once,
+    assert said.count(f"tasft: failed: loss=emd data.toxic=99: {why}") == 1  # and in the end
     runs = [RunDir(file.parent) for file in project.glob("outputs/model/*/*/*/FINISHED")]
     assert sorted(run.path.parent.name.partition("-")[0] for run in runs) == ["toxic0", "toxic2", "toxic3"]
     for run in runs:
@@ -163,6 +162,22 @@ def test_a_mistake_in_the_grid_is_one_sentence_before_anything_starts(overrides,
     said = capfd.readouterr().err
     assert said.startswith(f"tasft: {MISTAKES[overrides]}") and len(said.splitlines()) == 1
     assert sorted(project.rglob("*")) == before
+
+
+def test_a_failed_cell_has_a_log(project, monkeypatch, capfd):
+    broken = "+logger._target_=tests.test_sweep.break_down"
+    assert swept(monkeypatch, f"hydra.sweeper.cells=['seed=1 {broken}','seed=2']") == 1
+    said = capfd.readouterr().err
+    (line,) = (line for line in said.splitlines() if line.startswith("tasft: failed: seed=1"))
+    why, _, log = line.removesuffix(")").partition(" (log: ")
+    assert "logger (tests.test_sweep.break_down) does not work: out of order" in why
+    kept = open(log).read()
+    assert log.endswith("log.txt") and "does not work: out of order" in kept and "seed=1" in kept
+    assert "2 cells: 1 done now, 1 failed" in said
+
+
+def break_down(**_):
+    raise RuntimeError("out of order")
 
 
 def die(**_):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ def _write(file: Path, chosen: Chosen, examples: Sequence[Example | Rejected]) -
     index = {id(each): i for i, each in enumerate(examples)}
     halves = [half for tokens in chosen.tokens for half in tokens.halves]
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.part.npz")
+    draft = file.with_suffix(f".{uuid.uuid4().hex}.npz")  # several machines may share the folder
     try:
         np.savez(
             draft,
@@ -81,7 +82,7 @@ def _read(file: Path, examples: Sequence[Example | Rejected]) -> Chosen | None:
         tokens = [replace(next(halves), rejected=next(halves)) if pair else next(halves) for pair in arrays["paired"]]
         made = [examples[i] for i in arrays["index"].tolist()]
         rejected = [Rejected(**each) for each in json.loads(str(arrays["rejected"]))]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     return Chosen([each for each in made if isinstance(each, Example)], tokens, rejected)
 

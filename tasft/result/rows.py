@@ -1,5 +1,6 @@
 """The rows of a run's jsonl files: answers and scores, one JSON object a line."""
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasft.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or what one may have of it
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise UserError(f"cannot write {path}: {why}; choose a folder that can be written") from None
+        what = "make room there" if error.errno in FULL else "choose a folder that can be written"
+        raise UserError(f"cannot write {path}: {why}; {what}") from None
 
 
 def append_objects(path: Path, objects: Iterable[dict[str, Any]]) -> None:
