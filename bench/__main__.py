@@ -1,7 +1,7 @@
 """Every measurement: one table with targets, one JSON file. `python -m bench --help` says which there are.
 
-Without a GPU: the head, the training step, ways of batching, and answers, as ratios within one run. With one: the head,
-and fine-tuning at Llama-7B's shape.
+Without a GPU: the head, the training step, ways of batching, answers, and two processes, as ratios within one run. With
+one: the head, and fine-tuning at Llama-7B's shape.
 """
 
 import argparse
@@ -22,13 +22,14 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from bench import batching, generation, gpu, head, step
+from bench import batching, generation, gpu, head, ranks, step
 
 PARTS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
     "head": head.measure,
     "step": step.measure,
     "batching": batching.measure,
     "generation": generation.measure,
+    "ranks": ranks.measure,
     "gpu": gpu.measure,
 }
 
@@ -49,7 +50,7 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
     found = torch.cuda.is_available()
-    names = arguments.only or (["gpu", "head"] if found else ["head", "step", "batching", "generation"])
+    names = arguments.only or (["gpu", "head"] if found else ["head", "step", "batching", "generation", "ranks"])
     if "gpu" in names and not found:
         parser.error("gpu needs a GPU that PyTorch can see")
     rows: list[dict[str, Any]] = []

@@ -528,7 +528,8 @@ def handing_on() -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        log.warning("%s", stop)
+        if joined().first:
+            log.warning("%s", stop)
         before = signal.getsignal(stop.signum)
         if callable(before):
             before(stop.signum, None)

@@ -127,11 +127,11 @@ def prepare(cfg: DictConfig) -> Run:
     quiet()
     config, weight = checked(cfg), tuned(cfg)
     check_writable(Path(config.output_root))
+    check_devices(config.trainer)
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(
             "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu, or install a CUDA build of PyTorch"
         )
-    check_devices(config.trainer)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     track.check(config)
