@@ -139,11 +139,15 @@ def nothing_left(run: Run) -> bool:
     UserError where it would refuse. Answers that a judge on a server has left unscored are left to be judged.
     """
     _check_evaluation(run)
-    run.folder.check(_yaml(run), FREE)
-    if not run.folder.finished or _unanswered(run) or not _tasks_done(run) or lacking(run.config, run.folder):
+    if not run.folder.finished:
         return False
-    kept = read_config(run.folder.config).get("judge", {})
-    if any(node != kept.get(name) for name, node in run.config.judge.items()):
+    config = _yaml(run)
+    if run.folder.config.read_text(encoding="utf-8") != config:  # mostly it is the same, and reading yaml is slow
+        run.folder.check(config, FREE)
+        kept = read_config(run.folder.config).get("judge", {})
+        if any(node != kept.get(name) for name, node in run.config.judge.items()):
+            return False
+    if _unanswered(run) or not _tasks_done(run) or lacking(run.config, run.folder):
         return False
     asks_a_server = [name for name, node in run.config.judge.items() if "base_url" in node]
     return not any(

@@ -87,6 +87,27 @@ def is_png(path):
     return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 10_000
 
 
+def test_what_runs_have_cost_stands_beside_the_tables(tmp_path, capsys):
+    make_tree(tmp_path)
+    spent = {
+        "training_seconds": 3600,
+        "answering_seconds": 1700,
+        "judging_seconds": 100,
+        "devices": 2,
+        "gpu_hours": 2.5,
+    }
+    for run in tmp_path.glob("tiny/emd/toxic50-*/seed*"):
+        RunDir(run).cost.write_text(json.dumps(spent))
+    assert main([str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.partition("\ncost")[2].splitlines()]
+    assert ["emd", "50", "0.5", "2", "3", "5"] in lines  # 2 runs of 1.5 hours, on 2 GPUs while they train
+    assert ["all", "2", "3", "5"] in lines
+    with (tmp_path / "report" / "costs.csv").open() as file:
+        rows = {(row["loss"], row["seed"]): row for row in csv.DictReader(file) if row["toxic"] == "50"}
+    assert rows["emd", "1"]["gpu_hours"] == "2.5" and rows["emd", "1"]["devices"] == "2"
+    assert rows["nlcl", "0"]["training_seconds"] == ""  # of before that was noted
+
+
 def test_report_end_to_end(tmp_path, capsys):
     make_tree(tmp_path)
     assert main([str(tmp_path)]) == 0
