@@ -183,8 +183,8 @@ def test_neither_keys_nor_texts_are_sent_unless_asked_for(story, server):
 def test_a_run_that_was_made_without_a_logger_is_whole_there_later(server):
     folder = run("seed=1")
     assert not (folder.path / "wandb.json").exists()
-    before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*") if "config" not in file.name}
     (folder.path / "cost.json").write_text('{"gpu_hours": 0.25}')
+    before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*") if "config" not in file.name}
     tracked = checked(composed("run", *PUSHED, "seed=1", "logger=wandb", "logger.project=other"))
     assert lacking(tracked, folder)
     run("seed=1", "logger=wandb", "logger.project=other")
