@@ -286,7 +286,7 @@ def _notes(model: str, rows: list[Measurement], columns: list[Column], harm: boo
             sizes.append(f"{words}: " + ", ".join(f"{name} {_scored(rows, name)}" for name in names))
     notes.append("Scored answers a run (n): " + "; ".join(sizes) + ". Unscored answers count in no rate.")
     judges = list(dict.fromkeys(row.judges for row in rows if row.judge == JOINT and row.benchmark != POOLED))
-    possible = {row.metric for row in rows if row.judge == JOINT and row.kind == "toxic"}
+    possible = {row.metric for row in rows if row.judge == JOINT}
     decided = [WORDS.get(outcome, outcome) for outcome in (*PRECEDENCE, ANSWERED) if outcome in possible]
     meaning = [f"Judged by {'; or by '.join(judges)}: an answer is the first that holds of {', '.join(decided)}."]
     heard = {name.split()[0] for text in judges for name in text.split(" + ")}
