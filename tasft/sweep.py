@@ -35,8 +35,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tasft.config import checked, mistake, register
 from tasft.errors import UserError
 from tasft.progress import Progress
-from tasft.result.rows import write_atomically, writing
-from tasft.result.store import RunDir
+from tasft.result.rows import write_atomically
+from tasft.result.store import RunDir, check_writable
 
 if TYPE_CHECKING:  # it brings torch
     from tasft.prepare import Run
@@ -171,21 +171,21 @@ class Sweep:
     ) -> None:
         self.config, self.loader, self.task, self.launcher, self.out = config, loader, task, launcher, out
         self.kind = str(config.hydra.launcher._target_).rpartition(".")[2].removesuffix("Launcher").lower()
+        self.launcher_name = config.hydra.runtime.choices["hydra/launcher"]
         self.task.aloud = self.kind == "basic"  # several at once would talk across each other
         self.cells: list[Cell] = []
         self.tried: list[Cell] = []  # by the number under which it was launched
-        self.noted = 0  # cells that have ended
         self.lock = threading.Lock()
         for talks in ("hydra", "hydra_plugins"):  # of each job it launches
             logging.getLogger(talks).setLevel(logging.WARNING)
 
     def run(self, grid: Sequence[tuple[str, ...]], batch: int | None = None) -> None:
         """Run the grid, at most `batch` cells at a time in the launcher's hands. UserError where a cell failed."""
+        check_writable(self.task.folder)
         self._plan(grid)
         missing = [cell for cell in self.cells if cell.state == MISSING]
         if missing:
-            with writing(self.task.folder):
-                self.task.folder.mkdir(parents=True, exist_ok=True)
+            self.task.folder.mkdir(parents=True, exist_ok=True)
         # one place for all cells, whatever output_root they have
         self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(self.task.folder)}")
         self._announce(missing, batch)
@@ -236,10 +236,9 @@ class Sweep:
     def _announce(self, missing: Sequence[Cell], batch: int | None) -> None:
         """How many cells there are to run, and what they will cost, as far as finished ones tell."""
         states = Counter(cell.state for cell in self.cells)
-        launcher = self.config.hydra.runtime.choices["hydra/launcher"]
         counts = [f"{states[state]} {state}" for state in (BEFORE, SAME, FAILED) if states[state]]
         self.workers = _workers(self.kind, self.config.hydra.launcher, min(batch or len(missing), len(missing)))
-        self._say(f"{_cells(len(self.cells))}: {', '.join([*counts, f'{len(missing)} to run'])} ({launcher})")
+        self._say(f"{_cells(len(self.cells))}: {', '.join([*counts, f'{len(missing)} to run'])} ({self.launcher_name})")
         for cell in self.cells if missing else []:
             if cell.state == FAILED:  # not only hours later, in the summary
                 self._say(f"cannot run: {self.name(cell)}: {cell.reason}")
@@ -269,7 +268,7 @@ class Sweep:
             rest = [cell for cell in batch if cell.state == MISSING]
             if died is not None and len(rest) == len(batch):  # not one could be started
                 said = mistake(died) or f"{type(died).__name__}: {str(died).strip().partition(chr(10))[0]}"
-                raise UserError(f"hydra/launcher={self.kind} does not work: {said}") from died
+                raise UserError(f"hydra/launcher={self.launcher_name} does not work: {said}") from died
             for cell in [*again, *(rest if died is None else [])]:
                 cell.deaths += 1
                 cell.state, cell.reason = FAILED, "its process died without a word: killed, or out of memory"
@@ -346,12 +345,14 @@ class Sweep:
         self._tell(self._read_notes())
         states = Counter(cell.state for cell in self.cells)
         states_in_order = (DONE, BEFORE, SAME, FAILED, RUNNING, MISSING)
-        said = [f"{states[state]} {state}" for state in states_in_order if states[state]]
-        self._say(f"{_cells(len(self.cells))}: {', '.join(said)}")
+        if self.tried:
+            said = [f"{states[state]} {state}" for state in states_in_order if states[state]]
+            self._say(f"{_cells(len(self.cells))}: {', '.join(said)}")
         for cell in self.cells:
             if cell.state == FAILED:
-                kept = cell.log is not None and cell.log.is_file()
-                self._say(f"failed: {self.name(cell)}: {cell.reason}" + (f" (log: {cell.log})" if kept else ""))
+                moved = RunDir(cell.run).log if cell.run is not None and cell.log is not None else None
+                kept = next((file for file in (cell.log, moved) if file is not None and file.is_file()), None)
+                self._say(f"failed: {self.name(cell)}: {cell.reason}" + (f" (log: {kept})" if kept else ""))
         if all(cell.state == DONE for cell in self.tried):
             shutil.rmtree(self.task.folder, ignore_errors=True)
             with suppress(OSError):

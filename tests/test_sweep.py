@@ -198,6 +198,7 @@ def test_launchers_give_the_same_numbers_and_a_dying_process_stops_no_other_cell
         if launcher == "joblib":
             assert "failed: seed=3 " in said and "its process died without a word: killed, or out of memory" in said
             assert "3 cells: 2 done now, 1 failed" in said
+            assert "fine-tuning" not in open(said.rpartition("(log: ")[2].partition(")")[0]).read()
         runs = sorted(file.parent for file in (project / launcher).glob("*/*/*/*/FINISHED"))
         assert [run.name.partition("-")[0] for run in runs] == ["seed1", "seed2"]
         assert all("finished: " in RunDir(run).log.read_text() for run in runs)
