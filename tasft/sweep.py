@@ -215,10 +215,10 @@ class Sweep:
             for cell, cfg in zip(self.cells, configs, strict=True):
                 try:
                     _find(cell, cfg, self.kind in HERE, seen, bases)
-                except UserError as error:
-                    cell.state, cell.reason = FAILED, str(error)
-                except Exception:  # a bug: the cell meets it again, and has a log for it
-                    log.debug("%s", cell.overrides, exc_info=True)
+                except Exception as error:
+                    why = mistake(error)
+                    if why is not None:  # a bug the cell meets again, and has a log for it
+                        cell.state, cell.reason = FAILED, why
                 bar.advance()
         for run in bases.values():  # once, before several cells want it
             run.base.make(run.device)

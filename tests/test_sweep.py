@@ -131,8 +131,7 @@ def test_a_grid_ends_with_what_became_of_each_cell_and_again_runs_what_is_missin
 
 
 def test_a_finished_cell_that_is_asked_more_is_not_skipped(project, monkeypatch, capfd):
-    lines = ["seed=${attack.goals}"]
-    assert swept(monkeypatch, "attack.goals=[1,2]", f"hydra.sweeper.cells={lines}") == 0
+    assert swept(monkeypatch, "attack.goals=[1,2]", "hydra.sweeper.cells=['seed=${attack.goals}']") == 0
     capfd.readouterr()
     assert swept(monkeypatch, "seed=1,2", "judge=[refusal,text]") == 0
     assert "2 to run" in capfd.readouterr().err
@@ -140,6 +139,13 @@ def test_a_finished_cell_that_is_asked_more_is_not_skipped(project, monkeypatch,
     assert swept(monkeypatch, "seed=1,2", "judge=[refusal,text]") == 0
     assert "2 finished before, 0 to run" in capfd.readouterr().err
     assert not list(project.glob("outputs/.sweeps"))  # nothing is left of grids that went well
+
+
+def test_a_cell_without_a_weight_fails_alone(project, monkeypatch, capfd):
+    assert swept(monkeypatch, "loss=emd", "data.toxic=3", "loss.share=null,0.2") == 1
+    said = capfd.readouterr().err
+    assert said.count("loss.share=null: no tuned weight for loss=emd model=model data.toxic=3") == 2
+    assert "2 cells: 1 failed, 1 to run" in said and "2 cells: 1 done now, 1 failed" in said
 
 
 MISTAKES = {
