@@ -657,7 +657,7 @@ function show(view, focus = true) {
   $("filters").hidden = !["runs", "trade-off"].includes(view);
   $("selection").hidden = view === "about";
   if (!fresh.has(view)) { DRAW[view](); fresh.add(view); }
-  const hash = `#${view}`;
+  const hash = `#view=${view}`;  // the name of no element: the browser would scroll to it
   if (location.hash !== hash) history.replaceState(null, "", hash);
 }
 function firstChoice() {  // what is compared before anybody has said what
@@ -696,8 +696,9 @@ function start() {
   firstChoice().forEach((each) => choose(each, true));
   let wide = innerWidth;
   addEventListener("resize", () => { if (Math.abs(innerWidth - wide) > 20) { wide = innerWidth; clearTimeout(waiting); waiting = setTimeout(redraw, 150); } });
-  addEventListener("hashchange", () => { const view = location.hash.slice(1); if (VIEWS[view] && view !== state.view) show(view); });
-  if (VIEWS[location.hash.slice(1)]) state.view = location.hash.slice(1);
+  const asked = () => location.hash.replace("#view=", "");
+  addEventListener("hashchange", () => { if (VIEWS[asked()] && asked() !== state.view) show(asked()); });
+  if (VIEWS[asked()]) state.view = asked();
   redraw();
 }
 start();
