@@ -139,6 +139,22 @@ class Stop(Exception):
     """Stands for a kill."""
 
 
+def test_who_looks_may_end_the_training_and_the_next_call_goes_on(project):
+    want = written(execute(prepared("evaluate.every_n_steps=2", "output_root=whole")))
+    run, seen = prepared("evaluate.every_n_steps=2"), []
+
+    def looked(step):
+        assert run.folder.has_scores("local", step, "refusal")
+        seen.append(step)
+        if step == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        execute(run, looked=looked)
+    assert seen == [2, 4] and not run.folder.finished and not run.folder.adapter.exists()
+    assert written(execute(run)) == want
+
+
 def test_killed_while_training_is_watched_it_repeats_no_answer(project, monkeypatch):
     want = written(execute(prepared("evaluate.every_n_steps=2", "output_root=whole")))
     asked = []

@@ -183,18 +183,21 @@ def _trial(
     def now() -> float:
         return float(spent + time.perf_counter() - began)
 
-    def looked(step: int) -> None:
-        trial.set_user_attr("seconds", now())  # in case of a kill
-        if step == 0 or every is None or step + every > last:  # as good as ended: its numbers are worth more
-            return
-        found = _standings(folder, config, names).get(step)
-        worth = None if found is None else objective(found, plain.limits(config, step, last=False))
-        if found is None or worth is None:
+    def report(step: int, found: Standing) -> None:
+        worth = objective(found, plain.limits(config, step, last=False))
+        # near its end a trial is as good as ended: its numbers are worth more than what stopping it saves
+        if worth is None or every is None or step == 0 or step % every or step + every > last:
             return
         seen[step] = found
         if step not in study.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
             trial.report(worth, step)
-        if trial.should_prune():
+
+    def looked(step: int) -> None:
+        trial.set_user_attr("seconds", now())  # in case of a kill
+        found = _standings(folder, config, names).get(step)
+        if found is not None:
+            report(step, found)
+        if step in seen and trial.should_prune():
             raise Stopped
 
     failed = False
@@ -204,6 +207,9 @@ def _trial(
             run = prepare(cfg)
             folder, last = run.folder, run.step
             said |= {"run": str(folder.path), "weight": run.weight.weight, "share": run.weight.share, "steps": last}
+            if folder.config.exists():  # a kill may have come between an evaluation and its report
+                for step, found in _standings(folder, config, names).items():
+                    report(step, found)
             run_cell(cfg, looked, wait=True)
             ended = _standings(folder, config, names).get(last)
         asked = plain.limits(config, last, last=True)

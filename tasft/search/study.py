@@ -98,7 +98,9 @@ class LambdaStudy:
         journal = folder / "study.journal"
         with self.lock("study"):
             try:
-                storage = JournalStorage(JournalFileBackend(str(journal)))
+                # Optuna's own lock outlives a killed process by half a minute; this one goes with it
+                lock: Any = self.lock("journal")
+                storage = JournalStorage(JournalFileBackend(str(journal), lock))
                 self.study = optuna.create_study(
                     storage=storage, pruner=prune, study_name="search", direction="minimize", load_if_exists=True
                 )
@@ -127,6 +129,7 @@ class LambdaStudy:
                         lock.acquire()
                     except Timeout:
                         continue  # another process is at it
+                    self.study.sampler = self._sampler(frozen.number)  # it may have died before it knew its λ
                     return self._claimed(Trial(self.study, frozen._trial_id), lock)
             if not any(trial.state == TrialState.WAITING for trial in trials):
                 if len(trials) >= self.settings.trials:

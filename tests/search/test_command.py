@@ -51,12 +51,20 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(project):
-    """What an undisturbed search prints, and its folder."""
-    said = io.StringIO()
+def killed(project):
+    """A search killed in its second trial, and given again: what was finished before, what is said, its folder."""
+    process = CONTEXT.Process(target=in_folder, args=(project, "output_root=killed"))
+    process.start()
+    while len(list(Path("killed").glob("*/emd/*/*/metrics.jsonl"))) < 2:
+        assert process.is_alive()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    before, said = finished("killed"), io.StringIO()
     with contextlib.redirect_stdout(said):
-        searched("output_root=whole")
-    return said.getvalue(), of("whole")
+        searched("output_root=killed")
+    return before, said.getvalue(), of("killed")
 
 
 def searched(*overrides):
@@ -79,16 +87,12 @@ def of(root):
     return folder
 
 
-def told(folder):
-    """What has to be the same however often a search is killed."""
-    return [
-        {key: value for key, value in row.items() if key not in ("seconds", "run")}
-        for row in rows(folder / "trials.csv")
-    ]
+def finished(root):
+    return {file: file.stat().st_mtime_ns for file in Path(root).rglob("FINISHED")}
 
 
-def test_a_search_chooses_on_dev_prompts_and_judges_on_test_prompts_with_fresh_seeds(whole):
-    printed, folder = whole
+def test_a_search_chooses_on_dev_prompts_and_judges_on_test_prompts_with_fresh_seeds(killed):
+    _, printed, folder = killed
     trials, tests = rows(folder / "trials.csv"), rows(folder / "test.csv")
     assert [row["trial"] for row in trials] == ["1", "2", "3"]
     assert [float(row["value"]) for row in trials[:2]] == [0.01, 100]
@@ -117,27 +121,10 @@ def test_a_search_chooses_on_dev_prompts_and_judges_on_test_prompts_with_fresh_s
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
-def finished(root):
-    return {file: file.stat().st_mtime_ns for file in Path(root).rglob("FINISHED")}
-
-
-def test_killed_in_the_middle_it_goes_on_and_repeats_nothing(project, whole):
-    process = CONTEXT.Process(target=in_folder, args=(project, "output_root=killed"))
-    process.start()
-    while len(list(Path("killed").glob("*/emd/*/*/metrics.jsonl"))) < 2:
-        assert process.is_alive()
-        time.sleep(0.005)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    before = finished("killed")
+def test_killed_in_the_middle_it_goes_on_and_repeats_nothing(killed):
+    before = killed[0]
     assert len(before) >= 2  # plain SFT and a trial
-    searched("output_root=killed")
     assert before.items() <= finished("killed").items()
-    assert told(of("killed")) == told(whole[1])
-    everything = finished("killed")
-    searched("output_root=killed")
-    assert everything == finished("killed")
 
 
 def test_a_failed_trial_keeps_its_reason_and_is_tried_again(project):
@@ -151,17 +138,16 @@ def test_a_failed_trial_keeps_its_reason_and_is_tried_again(project):
     assert len(rows(of("failing") / "trials.csv")) == 1
 
 
-def test_another_search_in_the_same_place_is_refused(whole, monkeypatch):
+def test_another_search_in_the_same_place_is_refused(killed):
+    Path("other.jsonl").write_text(Path("safe.jsonl").read_text().replace("so is", "that is"))
     for override, sentence in (
         ("search.low=0.02", r"search\.low is 0\.01 there, 0\.02 here"),
-        ("optimizer.lr=0.01", r"optimizer\.lr is 0\.03 there, 0\.01 here"),
-        ("judge.text.repetition=0.4", r"judge\.text\.repetition is 0\.5 there"),
+        ("judge.text.repetition=0.4", r"judge\.text\.repetition is 0\.5 there, 0\.4 here"),
         ("benchmark.i_alpaca.source.count=1", "prompts of i_alpaca is"),
         ("data.safe.path=other.jsonl", "training data or model is"),
     ):
-        Path("other.jsonl").write_text(Path("safe.jsonl").read_text().replace("so is", "that is"))
         with pytest.raises(UserError, match=sentence):
-            searched("output_root=whole", override)
+            searched("output_root=killed", override)
 
 
 def test_mistakes(project, monkeypatch):
