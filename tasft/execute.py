@@ -49,7 +49,7 @@ from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
 from tasft.train.reference import precomputed
 from tasft.train.schedule import Schedule
-from tasft.train.shard import memory_freed, shard, whole
+from tasft.train.shard import is_sharded, memory_freed, shard, whole
 
 log = logging.getLogger(__name__)
 
@@ -390,7 +390,9 @@ def _train(
     """
     folder, world = run.folder, to_start(run.config.trainer)
     if world == 1:
-        return _fine_tune(run, plain, joined(), stack, looked)
+        model, logger = _fine_tune(run, plain, joined(), stack, looked)
+        # the other ranks have left with their share of a model that was dealt out
+        return (load_tuned(run) if is_sharded(model) else model.to(run.device).eval()), logger
     if run.base.folder is not None:
         run.base.load(run.device)  # one from scratch is trained here, once and where it can be seen
     memory_freed()
@@ -426,9 +428,8 @@ def _fine_tune(
 ) -> tuple[PeftModel, Any]:
     """The same as one rank of `group`, of which the first alone writes, logs and evaluates, and has a `stack`."""
     config, folder = run.config, run.folder
-    fsdp = config.trainer.strategy == "fsdp" and group.world > 1
     model = with_lora(run.base.load(run.device), config.model.lora, config.seed)
-    if fsdp:
+    if config.trainer.strategy == "fsdp" and group.world > 1:
         shard(model, run.device.type, group.world)  # layer by layer: no GPU has to hold all of it
     model = model.to(run.device)
     split_model = split(model)
@@ -490,9 +491,7 @@ def _fine_tune(
         model.save_pretrained(str(draft))
         draft.rename(folder.adapter)
     group.agree(None)  # no rank leaves before it is written
-    if fsdp and group.first:
-        return load_tuned(run), logger  # the others leave with their share of this one
-    return model.to(run.device).eval(), logger
+    return model, logger
 
 
 @contextmanager
