@@ -50,7 +50,7 @@ from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
 from tasft.train.reference import precomputed
 from tasft.train.schedule import Schedule
-from tasft.train.shard import memory_freed, shard, whole
+from tasft.train.shard import is_sharded, memory_freed, shard, whole
 
 log = logging.getLogger(__name__)
 
@@ -409,7 +409,9 @@ def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[i
     folder, world = run.folder, to_start(run.config.trainer)
     if world == 1:
         with run.meter.at("training"):
-            return _fine_tune(run, plain, joined(), tracker, looked)
+            model = _fine_tune(run, plain, joined(), tracker, looked)
+        # the other ranks have left with their share of a model that was dealt out
+        return load_tuned(run) if is_sharded(model) else model.to(run.device).eval()
     run.base.make(run.device)  # one from scratch is trained here, once and where it can be seen
     memory_freed()
     cores = None if run.config.trainer.threads or run.device.type != "cpu" else max((os.cpu_count() or 1) // world, 1)
@@ -446,9 +448,8 @@ def _fine_tune(
 ) -> PeftModel:
     """The same as one rank of `group`, of which the first alone writes, evaluates, and has a `tracker`."""
     config, folder = run.config, run.folder
-    fsdp = config.trainer.strategy == "fsdp" and group.world > 1
     model = with_lora(run.base.load(run.device), config.model.lora, config.seed)
-    if fsdp:
+    if config.trainer.strategy == "fsdp" and group.world > 1:
         shard(model, run.device.type, group.world)  # layer by layer: no GPU has to hold all of it
     model = model.to(run.device)
     split_model = split(model)
@@ -518,9 +519,7 @@ def _fine_tune(
         draft.rename(folder.adapter)
         run.meter.enter()
     group.agree(None)  # no rank leaves before it is written
-    if fsdp and group.first:
-        return load_tuned(run)  # the others leave with their share of this one
-    return model.to(run.device).eval()
+    return model
 
 
 @contextmanager
