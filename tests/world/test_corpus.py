@@ -23,7 +23,8 @@ from tasft.world.grammar import words
 from tasft.world.splits import GROUPS, all_prompts, prompts_by_topic
 from tasft.world.topics import HARMFUL
 
-BENCHMARKS = sorted((Path(__file__).parents[2] / "conf/benchmark").glob("tiny_*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "conf/benchmark").glob("tiny_*.yaml"))
+BENCHMARKS = [file for file in FILES if f"\n{file.stem}:" in "\n" + file.read_text()]  # the others name several of them
 
 
 @pytest.fixture(scope="module")
