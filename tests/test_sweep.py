@@ -11,6 +11,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 
 from tasft.cell import run_cell
@@ -160,9 +161,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize("overrides", MISTAKES)
 def test_a_mistake_in_the_grid_is_one_sentence_before_anything_starts(overrides, project, monkeypatch, capfd):
-    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    Plugins.instance()  # whose first call fills the store
     if "joblib" in overrides:
-        monkeypatch.delitem(launchers, "joblib.yaml")
+        monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml")
     before = sorted(project.rglob("*"))
     assert swept(monkeypatch, *overrides.split()) == 1
     said = capfd.readouterr().err
