@@ -41,8 +41,9 @@ def leave_when_told(group, looked):
     raise Stopped(told[0], 4)
 
 
-def wait(group, looked):
-    """Never end."""
+def wait(folder, group, looked):
+    """Never end, and say which process it is that waits."""
+    (folder / f"{group.rank}.pid").write_text(str(os.getpid()))
     group.agree(None)
     if group.first:
         looked(0)
