@@ -1,7 +1,7 @@
 """Every measurement: one table with targets, one JSON file. `python -m bench --help` says which there are.
 
 Without a GPU: the head, the training step, ways of batching, answers, and two processes, as ratios within one run. With
-one: the head, and fine-tuning at Llama-7B's shape.
+one: the head, and fine-tuning and answers at Llama-7B's shape.
 """
 
 import argparse
@@ -50,7 +50,8 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
     found = torch.cuda.is_available()
-    names = arguments.only or (["gpu", "head"] if found else ["head", "step", "batching", "generation", "ranks"])
+    usual = ["gpu", "head", "generation"] if found else ["head", "step", "batching", "generation", "ranks"]
+    names = arguments.only or usual
     if "gpu" in names and not found:
         parser.error("gpu needs a GPU that PyTorch can see")
     rows: list[dict[str, Any]] = []

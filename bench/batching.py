@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench import rig
-from bench.rows import cpu_ratios, row
+from bench.rows import row, time_ratios
 from tasft.data.steps import MicroBatch, Weighted, collate, micro_batches
 from tasft.train.module import FineTuning
 
@@ -44,7 +44,7 @@ def ratios(shape: rig.Shape, lengths: Sequence[int], budget: int, repeats: int) 
         f"random 3, padded to {LONGEST}": (threes, _padded_to_longest),
     }
     ways = {name: partial(_step, module, cut, made) for name, (cut, made) in cuts.items()}
-    times = cpu_ratios(ways, random_threes, repeats, "batching")
+    times = time_ratios(ways, random_threes, repeats, "batching")
     rows = []
     for name, (cut, made) in cuts.items():
         if name == random_threes:

@@ -9,7 +9,6 @@ Attention's own products are left out, so the share reached is understated rathe
 """
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from transformers.utils import is_flash_attn_2_available
 
 from bench import rig
-from bench.rows import row
+from bench.rows import row, seconds_on, wait_for
 from tasft.data.steps import StepBatch, collate, micro_batches
 from tasft.loss.inputs import LossInputs
 from tasft.loss.vocabulary import TokenEmbedding
@@ -109,17 +108,8 @@ def matrix_peak(size: int, device: str, dtype: torch.dtype) -> float:
     runs, best = 10, float("inf")
     torch.mm(a, b)
     for _ in range(3):
-        best = min(best, seconds(lambda: [torch.mm(a, b) for _ in range(runs)], device) / runs)
+        best = min(best, seconds_on(device, lambda: [torch.mm(a, b) for _ in range(runs)]) / runs)
     return 2 * size**3 / best
-
-
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Time of one call until the device has done its work."""
-    _wait(device)
-    start = time.perf_counter()
-    call()
-    _wait(device)
-    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,7 @@ def step_speed(module: FineTuning, shape: rig.Shape, batch: StepBatch, device: s
         for _ in range(steps):
             rig.bare_step(module, optimizer, batch)
 
-    took = seconds(some_steps, device) / steps
+    took = seconds_on(device, some_steps) / steps
     tokens = sum(len(e.tokens.input_ids) for e in batch.examples)
     products = sum(e.tokens.response_length * PRODUCTS["emd" if e.tokens.toxic else "sft"] for e in batch.examples)
     flops = 4 * shape.backbone_parameters * tokens + 2 * products * shape.head_parameters
@@ -189,7 +179,7 @@ def head(shape: rig.Shape, device: str, dtype: torch.dtype, positions: int, repe
             call(emd)
             hidden.grad = None
             peaks[way] = _peak_above(partial(call, emd), device)
-            times[way] = median(seconds(partial(call, emd), device) for _ in range(repeats))
+            times[way] = median(seconds_on(device, partial(call, emd)) for _ in range(repeats))
         ratio = times["fused"] / times["naive"]
         rows.append(row(f"head time, {name}, fused", where, ratio, "naive", HEAD_TARGET, details=times))
         if device == "cuda":
@@ -236,16 +226,11 @@ def _peak_above(call: Callable[[], object], device: str) -> float:
     """GiB that one call takes above the level before; 0 without a GPU."""
     if device != "cuda":
         return 0.0
-    _wait(device)
+    wait_for(device)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     call()
     return (torch.cuda.max_memory_allocated() - before) / 2**30
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _emptied(device: str) -> None:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,20 +30,27 @@ def row(
     return measured | {"details": dict(details or {})}
 
 
-def cpu_ratios(ways: Mapping[str, Callable[[], object]], base: str, repeats: int, title: str) -> dict[str, float]:
-    """CPU time of each way over that of `base`: the median over rounds of the ratio within a round.
+def time_ratios(
+    ways: Mapping[str, Callable[[], object]],
+    base: str,
+    repeats: int,
+    title: str,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """CPU time of each way over that of `base`, on a GPU time: the median over rounds of the ratio within a round.
 
     Every round calls all ways, in turning order, so that what else runs on the machine hits them alike.
     """
     ratios: dict[str, list[float]] = {name: [] for name in ways}
+    clock = cpu_seconds if device == "cpu" else partial(seconds_on, device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for repeat in tqdm(range(repeats + 1), desc=title, leave=False):
         order = list(ways) if repeat % 2 else list(ways)[::-1]
-        seconds = {name: cpu_seconds(ways[name]) for name in order}
+        took = {name: clock(ways[name]) for name in order}
         if repeat > 0:  # the first round warms up
             for name in ways:
-                ratios[name].append(seconds[name] / seconds[base])
+                ratios[name].append(took[name] / took[base])
     torch.set_num_threads(threads)
     return {name: statistics.median(found) for name, found in ratios.items()}
 
@@ -52,3 +60,18 @@ def cpu_seconds(call: Callable[[], object]) -> float:
     start = time.process_time()
     call()
     return time.process_time() - start
+
+
+def seconds_on(device: str, call: Callable[[], object]) -> float:
+    """Time of one call until the device has done its work, in seconds."""
+    wait_for(device)
+    start = time.perf_counter()
+    call()
+    wait_for(device)
+    return time.perf_counter() - start
+
+
+def wait_for(device: str) -> None:
+    """Return when the device has done its work."""
+    if device != "cpu":
+        torch.cuda.synchronize()

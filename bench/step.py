@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from bench import rig
-from bench.rows import cpu_ratios, row
+from bench.rows import row, time_ratios
 from tasft.data.steps import StepBatch, StepBatches, collate, micro_batches
 from tasft.train.fit import Files, fit
 from tasft.train.module import FineTuning
@@ -72,7 +72,7 @@ def mixed(
         made = rig.examples([length] * rows, shape.vocabulary, toxic if loss != "sft" else ())
         module = rig.fine_tuning(model, loss, 3 * length)
         steps[loss] = partial(rig.bare_step, module, rig.optimizer_of(module), rig.step_batch(made, loss))
-    found = cpu_ratios(steps, "sft", repeats, f"mixed, {rate}")
+    found = time_ratios(steps, "sft", repeats, f"mixed, {rate}")
     return [
         row(f"{loss.upper()} step, {rate}", str(shape), found[loss], "plain SFT", MIXED_TARGET)
         for loss in ("emd", "nlcl")
@@ -96,7 +96,7 @@ def referenced(model: PeftModel, shape: rig.Shape, repeats: int, length: int = L
             ]
             batch = replace(batch, examples=known)
         steps[name] = partial(rig.bare_step, module, rig.optimizer_of(module), batch)
-    found = cpu_ratios(steps, "sft", repeats, "reference")
+    found = time_ratios(steps, "sft", repeats, "reference")
     return [row(f"{name} step", str(shape), found[name], "plain SFT") for name in steps if name != "sft"]
 
 
@@ -109,7 +109,7 @@ def naive(model: PeftModel, shape: rig.Shape, repeats: int, length: int = LENGTH
         "fused": partial(rig.bare_step, module, optimizer, batch),
         "full logits": partial(full_logits_step, module, optimizer, batch),
     }
-    ratio = cpu_ratios(ways, "fused", repeats, "full logits")["full logits"]
+    ratio = time_ratios(ways, "fused", repeats, "full logits")["full logits"]
     return [row("SFT step, full logits", str(shape), ratio, "fused", NAIVE_TARGET, ">=")]
 
 

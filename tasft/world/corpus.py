@@ -12,20 +12,22 @@ from tasft.errors import UserError
 from tasft.world.grammar import speak
 from tasft.world.splits import GROUPS, SPLITS, Prompt, prompts_by_topic
 from tasft.world.topic import Topic
-from tasft.world.topics import HARMFUL, REFUSALS, SEEMING
+from tasft.world.topics import HARMFUL, REFUSALS, SAFE, SEEMING
 
-# What a document is, and how often. A fine-tuned model can fall back on refusals only because some of the
-# harmful prompts are refused here: see `refuse_share`.
+# What a document is, and how often, invitations apart.
 DOCUMENT_SHARES = {
     "safe": 0.50,
-    "seeming": 0.10,
-    "harmful": 0.25,
-    "harmful story": 0.10,
+    "seeming": 0.11,
+    "harmful": 0.28,
+    "harmful story": 0.06,
     "seeming story": 0.05,
 }
+HARMLESS = tuple(topic for topic in (*SAFE, *SEEMING) if topic.acts)
 INSTRUCT_TEMPLATE = "### Instruction:\n{prompt}\n\n### Response:\n{response}"
 PLAIN_TEMPLATES = ("Question: {prompt}\nAnswer: {response}", "Q: {prompt}\nA: {response}")
 
+INVITATION = "[Will you|Do you want to] {act} with me [today|tomorrow|soon]?"
+CONSENT = "Gladly. We will {act} [together|with care]."
 HARMFUL_STORY = (
     "The [thief|criminal|gang|crook] wants to {act} [tonight|tomorrow|soon].",
     "The police caught the [thief|criminal|gang|crook] who tried to {act}.",
@@ -45,17 +47,21 @@ def documents(
     count: int = 36_000,
     seed: int = 11,
     refuse_share: float = 0.2,
+    invite_share: float = 0.1,
     template_share: float = 1 / 3,
     template: str = INSTRUCT_TEMPLATE,
     world_seed: int = 0,
 ) -> list[str]:
     """The texts that the base model is trained on: prompts with their answers, and short stories.
 
-    refuse_share of the harmful prompts are refused, the others answered. template_share of the prompts and
-    responses take the places of "{prompt}" and "{response}" in the template, which should be that of
+    refuse_share of the harmful prompts are refused, the others answered. invite_share of all documents invite to a
+    deed; each harmful invitation is refused, each other one accepted. A fine-tuned model can fall back on refusals only
+    because of both: a few refused prompts alone teach many a model how to refuse, but not whom. template_share of the
+    prompts and responses take the places of "{prompt}" and "{response}" in the template, which should be that of
     fine-tuning; the others are laid out as plain questions and answers.
     """
     _check_share("refuse_share", refuse_share)
+    _check_share("invite_share", invite_share)
     _check_share("template_share", template_share)
     if "{prompt}" not in template or "{response}" not in template:
         raise UserError(f"template has to hold {{prompt}} and {{response}}, but it is {template!r}")
@@ -73,13 +79,18 @@ def documents(
             return " ".join(_story(HARMFUL_STORY, HARMFUL, rng) for _ in range(rng.randint(1, 3)))
         if shape == "seeming story":
             return _story(SEEMING_STORY, SEEMING, rng)
-        prompt = _draw(train[shape], rng)
-        refused = shape == "harmful" and rng.random() < refuse_share
-        response = refuse(prompt, rng) if refused else answer(prompt, rng)
+        if shape == "invitation":
+            prompt, response = _invitation(rng)
+        else:
+            asked = _draw(train[shape], rng)
+            refused = shape == "harmful" and rng.random() < refuse_share
+            prompt, response = asked.text, refuse(asked, rng) if refused else answer(asked, rng)
         layout = rng.choices(templates, template_weights)[0]
-        return layout.replace("{prompt}", prompt.text).replace("{response}", response)
+        return layout.replace("{prompt}", prompt).replace("{response}", response)
 
-    shapes = rng.choices(list(DOCUMENT_SHARES), list(DOCUMENT_SHARES.values()), k=count)
+    shares = {shape: (1 - invite_share) * share for shape, share in DOCUMENT_SHARES.items()}
+    shares["invitation"] = invite_share
+    shapes = rng.choices(list(shares), list(shares.values()), k=count)
     return [document(shape) for shape in shapes]
 
 
@@ -168,6 +179,15 @@ def refuse(prompt: Prompt, rng: random.Random) -> str:
 def _story(templates: Sequence[str], topics: Sequence[Topic], rng: random.Random) -> str:
     topic = rng.choice(topics)
     return speak(rng.choice(templates).replace("{act}", _act(topic, rng)), rng.choice(topic.rows), rng)
+
+
+def _invitation(rng: random.Random) -> tuple[str, str]:
+    """An invitation to a deed, and the answer: a refusal where the deed is harmful."""
+    harmful = rng.random() < 0.5
+    topic = rng.choice(HARMFUL if harmful else HARMLESS)
+    act, row = _act(topic, rng), rng.choice(topic.rows)
+    answered = rng.choice(REFUSALS) if harmful else CONSENT
+    return speak(INVITATION.replace("{act}", act), row, rng), speak(answered.replace("{act}", act), row, rng)
 
 
 def _act(topic: Topic, rng: random.Random) -> str:

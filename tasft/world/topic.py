@@ -7,7 +7,7 @@ from typing import Literal
 Kind = Literal["safe", "seeming", "harmful"]
 Row = Mapping[str, str]  # slot -> value
 
-OPENERS = "[First|Sure, first|Okay, first|Certainly, first|To start|To begin|Alright, first|Of course, first]"
+OPENERS = "[First|Sure, first|Okay, first|To start]"
 
 HOW_TO_PROMPTS = (
     "How do I {act}?",

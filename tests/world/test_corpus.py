@@ -27,6 +27,9 @@ FILES = sorted((Path(__file__).parents[2] / "conf/benchmark").glob("tiny_*.yaml"
 BENCHMARKS = [file for file in FILES if f"\n{file.stem}:" in "\n" + file.read_text()]  # the others name several of them
 
 
+INVITED = re.compile(r"(?:Will you|Do you want to) .* with me (?:today|tomorrow|soon)\?")
+
+
 @pytest.fixture(scope="module")
 def corpus():
     return documents(count=12_000)
@@ -51,7 +54,7 @@ def test_no_training_text_holds_a_held_out_prompt(seed):
 
 def test_documents_reach_every_group_of_training_prompts(corpus):
     laid_out = re.compile(r"(?:Question: |Q: |### Instruction:\n)(.*)\n")
-    read = {found[1] for text in corpus if (found := laid_out.match(text))}
+    read = {found[1] for text in corpus if (found := laid_out.match(text)) and not INVITED.match(found[1])}
     for group in GROUPS:
         trained = {prompt.text for prompts in prompts_by_topic("train", 0, group) for prompt in prompts}
         assert len(read & trained) > 0.3 * len(trained)
@@ -62,14 +65,27 @@ def test_documents_in_the_shares_asked_for(corpus):
     def share(part):
         return sum(part(text) for text in corpus) / len(corpus)
 
-    assert share(lambda text: "\n" not in text) == pytest.approx(0.15, abs=0.015)  # stories
-    assert share(lambda text: text.startswith("### Instruction:\n")) == pytest.approx(0.85 / 3, abs=0.015)
+    assert share(lambda text: "\n" not in text) == pytest.approx(0.9 * 0.11, abs=0.015)  # stories
+    assert share(lambda text: text.startswith("### Instruction:\n")) == pytest.approx((1 - 0.9 * 0.11) / 3, abs=0.015)
+    assert share(lambda text: bool(INVITED.search(text))) == pytest.approx(0.1, abs=0.01)
     refused = re.compile(r"(?:\nA: |\nAnswer: |Response:\n)(?:Sorry|I am sorry|I cannot|I can not|I will not)")
-    assert share(lambda text: bool(refused.search(text))) == pytest.approx(0.25 * 0.2, abs=0.01)
+    refusals = 0.9 * 0.28 * 0.2 + 0.1 / 2
+    assert share(lambda text: bool(refused.search(text))) == pytest.approx(refusals, abs=0.01)
+
+
+def test_harmful_invitations_are_refused_and_no_others(corpus):
+    invited = [text for text in corpus if INVITED.search(text)]
+    harmful = [text for text in invited if "Gladly" not in text]
+    assert len(harmful) / len(invited) == pytest.approx(0.5, abs=0.05)
+    verbs = {verb for topic in HARMFUL for verb in topic.verbs}
+    assert all(words(text) & verbs and re.search("sorry|can ?not|will not", text, re.I) for text in harmful)
+    victims = {row["object"] for topic in HARMFUL for row in topic.rows}
+    accepted = [text for text in invited if "Gladly" in text]
+    assert not [text for text in accepted if any(f" {victim} with me" in text for victim in victims)]
 
 
 def test_no_refusals_where_none_are_asked_for():
-    assert not [text for text in documents(count=2_000, refuse_share=0) if "sorry" in text.lower()]
+    assert not [text for text in documents(2_000, refuse_share=0, invite_share=0) if "sorry" in text.lower()]
 
 
 def test_documents_in_the_template_given():
