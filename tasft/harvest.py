@@ -133,16 +133,17 @@ def scored(
 ) -> list[ScoreRow]:
     """The scores of a batch of answers: those in `known`, else what the judge says, which goes there.
 
-    Unscored ones are judged again: a server may have had a bad day. `node` is the judge's config.
+    Unscored ones are judged again: a server may have had a bad day. `node` is the judge's config; another threshold
+    labels the scores in `known` anew.
     """
     from tasft.evaluate import judging
 
-    deciding = [judging.deciding(node), [[answer.prompt, answer.response] for answer in answers]]
+    deciding = [judging.scoring(node), [[answer.prompt, answer.response] for answer in answers]]
     before = known.get(*deciding)
     rows = judging.judge_rest(judge, answers, before)
     if rows != before:
         known.add(rows, *deciding)
-    return rows
+    return judging.relabelled(node, rows)
 
 
 def coin(seed: int, prompt_id: str) -> float:
