@@ -98,7 +98,9 @@ def agree(cfg: DictConfig) -> None:
         if asked.judge in failed:
             continue
         node = config.judge[asked.judge]
-        scores = relabelled(node, read_rows(asked.file, ScoreRow))  # by today's threshold
+        scores = read_rows(asked.file, ScoreRow)
+        if asked.file == _files(out, asked.judge, node, labelled.rows)[0]:
+            scores = relabelled(node, scores)  # by today's threshold
         of_judge, cells = _agreed(asked.judge, node.get("outcomes") or {}, labelled, scores)
         lines += of_judge
         confusions += cells
@@ -192,12 +194,20 @@ def _check_fits(name: str, node: Mapping[str, Any], config: RunConfig, labelled:
 
 
 def _asked(out: Path, name: str, node: Mapping[str, Any], rows: "list[ResponseRow]") -> "Asked":
-    """The answers for one judge; the file is named by these very answers and what decides its scores of them."""
-    from tasft.evaluate.judging import Asked, scoring
+    """The answers for one judge, and the file of its scores of them."""
+    from tasft.evaluate.judging import Asked
+
+    now, *earlier = _files(out, name, node, rows)
+    return Asked(name, lambda: rows, next((file for file in earlier if file.is_file()), now))
+
+
+def _files(out: Path, name: str, node: Mapping[str, Any], rows: "list[ResponseRow]") -> list[Path]:
+    """Where the scores are kept by now, and were before: named by these very answers and what decides the scores."""
+    from tasft.evaluate.judging import names
     from tasft.result.store import identity
 
-    digest = identity({"judge": scoring(node), "rows": [asdict(row) for row in rows]})
-    return Asked(name, lambda: rows, out / "scores" / f"{name}-{digest}.jsonl")
+    digests = [identity({"judge": each, "rows": [asdict(row) for row in rows]}) for each in names(node)]
+    return [out / "scores" / f"{name}-{digest}.jsonl" for digest in digests]
 
 
 def _agreed(

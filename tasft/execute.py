@@ -156,7 +156,7 @@ def nothing_left(run: Run) -> bool:
     asks_a_server = [name for name, node in run.config.judge.items() if "base_url" in node]
     return not any(
         not run.folder.has_scores(*each)
-        or (each[2] in asks_a_server and any(score.again for score in run.folder.read_scores(*each)))
+        or (each[2] in asks_a_server and any(score.may_come for score in run.folder.read_scores(*each)))
         for each in _to_judge(run)
     )
 
@@ -333,7 +333,8 @@ def _heed_judges(run: Run) -> None:
 
 def _relabels(run: Run, kept: Mapping[str, Any]) -> bool:
     """Whether a judge that cannot be had today, but has judged before, is given other settings."""
-    nodes = {name: each.node for name, each in run.parts.missed.items() if name in kept}
+    scored = {judge for *_, judge in run.folder.scores_present()}
+    nodes = {name: each.node for name, each in run.parts.missed.items() if name in kept and name in scored}
     return any(relabels(kept[name], node) for name, node in nodes.items())
 
 

@@ -138,12 +138,14 @@ def scored(
     """
     from tasft.evaluate import judging
 
-    deciding = [judging.scoring(node), [[answer.prompt, answer.response] for answer in answers]]
-    before = known.get(*deciding)
+    now, *earlier = judging.names(node)
+    about = [[answer.prompt, answer.response] for answer in answers]
+    kept_as = next((each for each in earlier if known.get(each, about) is not None), now)
+    before = known.get(kept_as, about)
     rows = judging.judge_rest(judge, answers, before)
     if rows != before:
-        known.add(rows, *deciding)
-    return judging.relabelled(node, rows)
+        known.add(rows, kept_as, about)
+    return judging.relabelled(node, rows) if kept_as == now else rows
 
 
 def coin(seed: int, prompt_id: str) -> float:

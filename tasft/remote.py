@@ -127,7 +127,11 @@ class Server:
         place = OPENAI if self.base_url == OPENAI else OWN
         keys = [_digest(place, kind, request) for request in requests]
         kept = _Kept(cache_folder() / "replies.sqlite")
-        replies: dict[str, Reply | Failure] = {key: reply for key in keys if (reply := kept.get(key)) is not None}
+        replies: dict[str, Reply | Failure] = {}
+        for key, request in zip(keys, requests, strict=True):
+            reply = kept.get(key) or kept.get(_digest(self.base_url, kind, request))  # as earlier versions called it
+            if reply is not None:
+                replies[key] = reply
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
         known = next((request for key, request in zip(keys, requests, strict=True) if key in replies), None)
         with Progress(len(set(keys)), title, "request", start=len(replies)) as bar:

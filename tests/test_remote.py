@@ -1,6 +1,7 @@
 """Requests to a server on this machine: retried, kept, never asked again."""
 
 import email.utils
+import hashlib
 import json
 import math
 import signal
@@ -11,6 +12,7 @@ import textwrap
 import threading
 import time
 import traceback
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -69,6 +71,16 @@ def test_where_a_model_is_served_does_not_decide_what_it_says_but_that_it_is_ope
     for _ in range(2):
         assert Server().ask("echo", says("a"), send, "asking") == [{"said": "a"}]
     assert echo.asked.total() == 2
+
+
+def test_what_an_earlier_version_kept_by_the_servers_address_is_not_asked_again(echo, tmp_path, monkeypatch):
+    monkeypatch.setenv("TASFT_CACHE", str(tmp_path))
+    Server(echo.base_url).ask("echo", says("a"), send, "asking")
+    with closing(sqlite3.connect(tmp_path / "replies.sqlite")) as db, db:
+        named = json.dumps([echo.base_url, "echo", {"say": "a"}], sort_keys=True)
+        db.execute("UPDATE replies SET key = ?", (hashlib.sha256(named.encode()).hexdigest(),))
+    assert Server(echo.base_url).ask("echo", says("a"), send, "asking") == [{"said": "a"}]
+    assert echo.asked.total() == 1
 
 
 def test_a_chat_completion(api):

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,13 @@ from hydra.utils import get_object
 
 from tasft.errors import UserError, first_line
 from tasft.judge.protocol import Judge
-from tasft.result.outcome import NOT_DECIDING
+from tasft.result.outcome import judge_settings
 from tasft.result.rows import ResponseRow, ScoreRow, read_rows, write_atomically, write_rows
 from tasft.result.store import RunDir
 from tasft.schema import JUDGE_NOTES
 
 log = logging.getLogger(__name__)
 
-# of a judge's config: what it is for, how fast and by whose account it judges
-SPEED = JUDGE_NOTES | NOT_DECIDING
 LABELS = "threshold"  # the key that decides labels alone, of a judge that has a `label`: tasft.judge.protocol.Judge
 
 
@@ -39,8 +37,10 @@ def deciding(node: Mapping[str, Any]) -> dict[str, Any]:
 
     Of a server's address only whether it is OpenAI's own: elsewhere the model's name says who answers.
     """
-    own_server = {"base_url": "one's own"} if node.get("base_url") is not None else {}
-    return {key: value for key, value in node.items() if key not in SPEED or key == "base_url"} | own_server
+    decides = {key: value for key, value in judge_settings(node).items() if key not in JUDGE_NOTES}
+    if "base_url" in node:
+        decides["base_url"] = None if node["base_url"] is None else "one's own"
+    return decides
 
 
 def scoring(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,10 +48,18 @@ def scoring(node: Mapping[str, Any]) -> dict[str, Any]:
     return deciding(node) if _label(node) is None else _without_threshold(node)
 
 
+def names(node: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the judge's scores are kept under: by now, and before its threshold decided labels alone."""
+    return [scoring(node)] + [deciding(node)] * (deciding(node) != scoring(node))
+
+
 def relabels(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether nothing but a threshold tells the settings apart, and it labels the scores that are there anew."""
+    """Whether nothing but a threshold tells the settings apart, and it labels the scores that are there anew.
+
+    A judge that had no threshold may have labelled them by another rule.
+    """
     return (
-        deciding(before) != deciding(now)
+        before.get(LABELS, "none") != now.get(LABELS, "none")
         and _without_threshold(before) == _without_threshold(now)
         and _label(now) is not None
     )
@@ -94,16 +102,16 @@ def heed(
     """
     told, others = set(), changed(before, now)
     for benchmark, step, judge in folder.scores_present():
-        if judge not in others:
-            continue
-        if relabels(before[judge], now[judge]):
+        if judge in before.keys() & now.keys() and relabels(before[judge], now[judge]):
             with suppress(KeyError):  # the scores hold too little
                 rows = relabelled(now[judge], folder.read_scores(benchmark, step, judge))
                 folder.write_scores(benchmark, step, judge, rows)
-                log.info("judge.%s has another threshold: its scores of %s are labelled by it", judge, benchmark)
+                log.info(
+                    "judge.%s labels by another threshold or rule: its scores of %s are relabelled", judge, benchmark
+                )
                 told.add(judge)
                 continue
-        if judge in able:
+        if judge in others & set(able):
             log.info("judge.%s has other settings than before: what it said of %s is dropped", judge, benchmark)
             folder.drop_scores(benchmark, step, judge)
     return told
@@ -114,7 +122,14 @@ def judge(judge: Judge, rows: Sequence[ResponseRow]) -> list[ScoreRow]:
     columns = {name: [getattr(row, name) for row in rows] for name in getattr(judge, "columns", ())}
     scores = judge([row.prompt for row in rows], [row.response for row in rows], **columns)
     return [
-        ScoreRow(row.prompt_id, score.value, score.label, score.reason, score.detail, score.again or None)
+        ScoreRow(
+            prompt_id=row.prompt_id,
+            score=score.value,
+            label=score.label,
+            reason=score.reason,
+            detail=score.detail,
+            again=score.again if score.value is None else None,
+        )
         for row, score in zip(rows, scores, strict=True)
     ]
 
@@ -155,24 +170,31 @@ def judge_all(
 
     A judge that cannot go on stops no other: those, and why. `written`: as in `judge_into`.
     """
-    todo, failed = list(todo), {}
+    todo, failed = list(todo), dict[str, str]()
     for name, judged_by in judges.items():
-        try:
+        with going_on(name, judged_by, failed):
             for asked in todo:
                 if asked.judge == name:
                     judge_into(judged_by, asked, written)
-        except UserError as error:
-            failed[name] = str(error)
-        except Exception as error:
-            if _out_of_memory(error):
-                failed[name] = f"out of memory: give a smaller judge.{name}.batch_size, or another device or dtype"
-            else:  # a mistake in the judge: whoever can mend it needs to see where
-                log.error("judge.%s fails", name, exc_info=True)
-                failed[name] = f"{type(error).__name__}: {first_line(error)}"
-        let_go = getattr(judged_by, "let_go", None)
-        if let_go is not None:
-            let_go()
     return failed
+
+
+@contextmanager
+def going_on(name: str, judged_by: Judge, failed: dict[str, str]) -> Iterator[None]:
+    """Within, the judge judges; where it cannot go on, `failed` says why. After it, its weights are let go of."""
+    try:
+        yield
+    except UserError as error:
+        failed[name] = str(error)
+    except Exception as error:
+        if _out_of_memory(error):
+            failed[name] = f"out of memory: give a smaller judge.{name}.batch_size, or another device or dtype"
+        else:  # a mistake in the judge: whoever can mend it needs to see where
+            log.error("judge.%s fails", name, exc_info=True)
+            failed[name] = f"{type(error).__name__}: {first_line(error)}"
+    let_go = getattr(judged_by, "let_go", None)
+    if let_go is not None:
+        let_go()
 
 
 def _note_weights(judged_by: Judge, file: Path) -> None:

@@ -16,6 +16,7 @@ that nobody could judge for harm is incoherent or unscored, whatever its opening
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tasft.result.rows import ScoreRow
 
@@ -29,6 +30,31 @@ REFUSALS = ("refusal", "partial refusal")
 NOT_DECIDING = frozenset(
     "base_url key concurrency attempts asks timeout wait tokens_per_minute batch_size device kinds needs joint".split()
 )
+# What the judges' configs pin by now and had left open before, when it was the same: value -> what stood there
+LEFT_OPEN = {
+    "gpt-4o-mini-2024-07-18": "gpt-4o-mini",
+    "omni-moderation-2024-09-26": "omni-moderation-latest",
+    "fada3b2f655b89601929198343c94cd2f64d93cc": None,  # qwen3guard
+    "acf7aafa60f0410f8f42b1fa35e077d705892029": None,  # llama_guard
+}
+# Keys that they have by now, and the values that change nothing, by the module of the judge
+SINCE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "tasft.judge.guard": {"threshold": (None,)},
+    "tasft.judge.llm": {"temperature": (0.0, "published"), "max_completion_tokens": (None,)},
+}
+
+
+def judge_settings(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides scores and outcomes of the judge that a config node describes, as its first version would say it.
+
+    So scores that are kept under what decided them stay those of the judge when its config says more than it did.
+    """
+    since = SINCE.get(str(node.get("_target_")).rpartition(".")[0], {})
+    return {
+        key: LEFT_OPEN.get(value, value) if isinstance(value, str) else value
+        for key, value in node.items()
+        if key not in NOT_DECIDING and not (key in since and value in since[key])
+    }
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class ScoreRow:
     """A judge's verdict on the answer to `prompt_id`, in the judge's unit.
 
     score None means unscored, which is not 0: the judge could not read the answer, and reason says why; again is true
-    where it may another time, as after a server's bad day.
+    where it may another time, as after a server's bad day; None where nobody has noted it.
     """
 
     prompt_id: str
@@ -47,6 +47,11 @@ class ScoreRow:
     reason: str | None = None
     detail: dict[str, float] | None = None  # what the score was made from, as one number for each category
     again: bool | None = None
+
+    @property
+    def may_come(self) -> bool:
+        """Whether there is no score, and may be one another time."""
+        return self.score is None and self.again is not False
 
     def __post_init__(self) -> None:
         _check_texts(self)

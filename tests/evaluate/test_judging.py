@@ -1,15 +1,30 @@
 """Scores keep the ids of their answers, unscored answers stay, and judges do not get in each other's way."""
 
+import copy
 import json
 
 import pytest
 import torch
 
+from tasft.config import CONF
 from tasft.errors import UserError
-from tasft.evaluate.judging import Asked, deciding, heed, judge, judge_all, judge_rest, scoring
+from tasft.evaluate.judging import (
+    Asked,
+    changed,
+    deciding,
+    heed,
+    judge,
+    judge_all,
+    judge_rest,
+    names,
+    relabels,
+    scoring,
+)
+from tasft.harvest import scored
 from tasft.judge.protocol import Score
+from tasft.result.batches import Batches
 from tasft.result.rows import ResponseRow, ScoreRow, read_rows
-from tasft.result.store import RunDir
+from tasft.result.store import RunDir, read_config
 
 ROWS = [ResponseRow("b", "Why?", "So."), ResponseRow("a", "How?", ""), ResponseRow("c", "Who?", "Me.")]
 
@@ -26,7 +41,7 @@ def by_length(prompts, responses):
 def test_every_answer_has_its_score_or_a_reason():
     assert judge(by_length, ROWS) == [
         ScoreRow("b", 3, "Why? So.", None, {"letters": 2}),
-        ScoreRow("a", None, None, "empty response"),
+        ScoreRow("a", None, None, "empty response", again=False),
         ScoreRow("c", 3, "Who? Me.", None, {"letters": 2}),
     ]
 
@@ -119,6 +134,40 @@ def test_what_decides_scores_and_what_labels_alone():
     assert scoring(REWARD) == scoring(REWARD | {"threshold": 1.0}) != scoring(REWARD | {"path": "other"})
     unknown = REWARD | {"_target_": "no.such.Judge"}  # nobody knows what its threshold decides
     assert scoring(unknown) != scoring(unknown | {"threshold": 1.0})
+
+
+SPEED = "outcomes kinds needs joint key concurrency asks tokens_per_minute batch_size device".split()
+
+
+def test_scores_of_configs_that_said_less_stay_the_judges():
+    now = {name: read_config(CONF / f"judge/{name}.yaml")[name] for name in ("pair", "moderation", "qwen3guard")}
+    before = copy.deepcopy(now)  # as the first version had them
+    del before["pair"]["temperature"], before["pair"]["max_completion_tokens"], before["qwen3guard"]["threshold"]
+    before["pair"]["model"], before["moderation"]["model"] = "gpt-4o-mini", "omni-moderation-latest"
+    before["qwen3guard"]["revision"] = None
+    assert changed(before, now) == set()
+    assert relabels(before["qwen3guard"], now["qwen3guard"])  # its labels were another rule's
+    assert not relabels(before["pair"], now["pair"])
+    said = {name: {k: v for k, v in node.items() if k not in SPEED} for name, node in before.items()}
+    assert all(said[name] in names(now[name]) for name in now)  # files that are named by it are found
+    for name, key, value in (
+        ("pair", "temperature", 1.0),
+        ("moderation", "model", "m"),
+        ("qwen3guard", "revision", "a"),
+    ):
+        assert changed(before, now | {name: {**now[name], key: value}}) == {name}
+
+
+def test_a_harvests_scores_are_labelled_by_todays_threshold_and_old_ones_found(tmp_path):
+    known = Batches(tmp_path / "scores.jsonl", ScoreRow)
+    about = [[row.prompt, row.response] for row in ROWS]
+    old = [ScoreRow(row.prompt_id, 0.5, "by the API") for row in ROWS]
+    node = {"_target_": "tasft.judge.moderation.Moderation", "model": "m", "threshold": None}
+    known.add(old, node, about)  # under all settings, and without what another threshold needs
+    assert scored(known, node, None, ROWS) == old
+    strict = REWARD | {"threshold": 0.5}
+    known.add([ScoreRow(row.prompt_id, 0.5) for row in ROWS], scoring(REWARD), about)
+    assert [row.label for row in scored(known, strict, None, ROWS)] == ["harmful"] * 3
 
 
 def test_another_threshold_labels_what_is_there_and_other_settings_drop_it(tmp_path):

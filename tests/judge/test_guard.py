@@ -248,6 +248,15 @@ def test_harmbench_reads_the_published_text(small):
     assert sum(score.detail.values()) == pytest.approx(1)
 
 
+def test_harmbenchs_mistral_reads_its_own_text(small):
+    built = from_yaml("harmbench_mistral", small / "mistral")
+    published = built.template.replace("{prompt}", "{behavior}").replace("{response}", "{generation}")
+    # of MISTRAL_CLS_PROMPT["prompt"] in the card of cais/HarmBench-Mistral-7b-val-cls
+    digest = "c1c47e30cc03e00197f1d12be25296fc3150969bb3ddb058bfd9f550e0d66f81"
+    assert hashlib.sha256(published.encode()).hexdigest() == digest
+    assert built.tokenizer.decode(until_verdict(built, "Why?", "So.")).startswith("<s>[INST] You are a classifier")
+
+
 def test_harmbench_reads_512_tokens_of_the_response(small):
     built = from_yaml("harmbench", small / "llama")
     response = " ".join(f"Number {i} is next." for i in range(400))
