@@ -38,27 +38,25 @@ def ask(cfg: DictConfig) -> None:
     """Print what each run of `ask.runs`, and the base model, answers to each prompt; write it to `ask.out`, if given.
 
     The base model is loaded once, and adapters are switched. Model, template and system prompt are those of the runs,
-    which have to agree in them. A judge that cannot be had is left out; UserError in the end for those that could not
-    go on.
+    which have to agree in them.
     """
     config = checked(cfg)
     prompts, runs = _prompts(config), _runs(config)
     if config.ask.out is not None:
         check_writable(Path(config.ask.out).parent)
     from tasft import parts
-    from tasft.evaluate.judging import say_what_failed
     from tasft.prepare import quiet
 
     quiet()
-    judges, _ = parts.judges(config)
-    said, failed = _judged(_answers(config, runs, prompts), judges)
+    judges, _ = parts.judges(config)  # those that can be had
+    answers = _answers(config, runs, prompts)
+    said = [_judged(by, rows, judges) for by, rows in answers.items()]
     if config.ask.out is not None:
         write_atomically(Path(config.ask.out), "".join(_line(each) for of_model in said for each in of_model))
     for side_by_side in zip(*said, strict=True):
         _print(side_by_side)
     if config.ask.out is not None:
         log.info("wrote %s", config.ask.out)
-    say_what_failed(failed)
 
 
 def _prompts(config: RunConfig) -> list[str]:
@@ -166,20 +164,11 @@ def _answers(
     return found
 
 
-def _judged(
-    answers: Mapping[str, list[ResponseRow]], judges: "Mapping[str, Judge]"
-) -> tuple[list[list[Said]], dict[str, str]]:
-    """What each model says, with what the judges say of it; and the judges that could not go on, and why."""
-    from tasft.evaluate.judging import going_on, judge
+def _judged(by: str, rows: list[ResponseRow], judges: "Mapping[str, Judge]") -> list[Said]:
+    from tasft.evaluate.judging import judge
 
-    said = [[Said(by, row, {}) for row in rows] for by, rows in answers.items()]
-    failed: dict[str, str] = {}
-    for name, each in judges.items():
-        with going_on(name, each, failed):
-            for of_model in said:
-                for one, score in zip(of_model, judge(each, [one.answer for one in of_model]), strict=True):
-                    one.verdicts[name] = score
-    return said, failed
+    scores = {name: judge(each, rows) for name, each in judges.items()}
+    return [Said(by, row, {name: of_judge[i] for name, of_judge in scores.items()}) for i, row in enumerate(rows)]
 
 
 def _line(said: Said) -> str:

@@ -198,11 +198,14 @@ def _judge(run: "Run", folder: RunDir, name: str, n: int) -> None:
 
 
 def _note_judges(config: RunConfig, folder: RunDir) -> None:
-    """Write down the judges' settings; scores of other settings go, or get the labels of another threshold."""
-    from tasft.evaluate.judging import heed
+    """Write down the judges' settings; delete the scores of those that had others before."""
+    from tasft.evaluate.judging import changed
 
     kept = read_config(folder.config).get("judge", {}) if folder.config.exists() else {}
-    heed(folder, kept, config.judge, config.judge)
+    other = changed(kept, config.judge)
+    for name, step, judge in folder.scores_present():
+        if judge in other:
+            folder.drop_scores(name, step, judge)
     write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create({"judge": kept | config.judge})))
 
 
