@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from tasft.paper import published
-from tasft.report.figures import DASHES, STYLES, new_figure, percent_axes, save_figure
+from tasft.report.figures import DASHES, STYLES, bars_of, new_figure, percent_axes, save_figure
 from tasft.report.paper import NAMES, method_of
 from tasft.result.outcome import JOINT
-from tasft.result.statistics import mean_and_spread
+from tasft.result.statistics import estimate
 from tasft.result.table import MEAN, POOLED, Measurement, Table
 
 SCORE = "deberta"  # the paper's judge of Figures 2 and 4
@@ -217,12 +217,12 @@ def _pooled(rows: Iterable[Measurement]) -> dict[int, list[Measurement]]:
 
 
 def _estimate(rows: Sequence[Measurement], scale: float = 100, offset: float = 0) -> tuple[float, float, float]:
-    """Value and the lengths of its bar below and above: one run's interval, or the spread over several."""
-    mean, spread = mean_and_spread([offset + scale * float(row.value or 0) for row in rows])
-    if spread is not None:
-        return mean, spread, spread
-    ends = [offset + scale * end for end in (rows[0].low, rows[0].high) if end is not None]
-    return (mean, mean - min(ends), max(ends) - mean) if len(ends) == 2 else (mean, 0.0, 0.0)
+    """Value and the lengths of its bar below and above, 0 where there is no interval."""
+    made = estimate(rows)
+    assert made is not None, "steps without a value are left out"
+    value = offset + scale * made.value
+    ends = [offset + scale * end for end in (made.low, made.high) if end is not None]
+    return (value, value - min(ends), max(ends) - value) if ends else (value, 0.0, 0.0)
 
 
 def _lengths(estimates: Sequence[tuple[float, float, float]]) -> list[list[float]]:
@@ -257,8 +257,6 @@ def _handle(style: tuple[str, str], dash: str, label: str) -> Line2D:
 
 
 def _bars(rows: Iterable[Measurement]) -> str:
-    """What the bars are."""
+    """What points and bars are."""
     seeds = len({row.seed for row in rows})
-    return (
-        f"mean of {seeds} seeds; bars: standard deviation over them" if seeds > 1 else "bars: 95 % interval of one run"
-    )
+    return f"mean of {seeds} seeds; {bars_of([seeds])}" if seeds > 1 else bars_of([1])

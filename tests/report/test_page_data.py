@@ -17,7 +17,7 @@ TOXIC = ("loss=emd", "data.toxic=50", "loss.share=0.06")
 
 def data_of(root):
     table = read_table(root)
-    return page_data(root, table, summaries(table.rows), ["A note."])
+    return page_data(root, table, summaries(table), ["A note."])
 
 
 def column(data, metric, benchmark, judge="joint", model=0):
@@ -39,7 +39,8 @@ def test_cells_are_those_of_the_tables(tmp_path):
     harmful, (run, _), (setting,) = column(data, "harmful", "tiny_seen"), data["runs"], data["models"][0]["settings"]
     assert run["cells"][harmful] == [0.1, 0.0178762, 0.404150, None, 10, 0]  # Wilson of 1 of 10
     assert run["cells"][column(data, "harmful", "pooled")][4:] == [30, 0]
-    assert setting["cells"][harmful] == [0.2, None, None, 0.141421, 10, 0]  # mean and sd of 0.1 and 0.3
+    together = [0.2, 0.00369268, 0.944018, 0.141421, 10, 0]  # mean and sd of 0.1 and 0.3, and the interval of two seeds
+    assert setting["cells"][harmful] == pytest.approx(together, rel=1e-5)
     assert (setting["runs"], setting["seeds"], setting["label"]) == ([0, 1], [0, 1], "emd 50 0.44")
     columns = data["models"][0]["columns"]
     wanted = {(c["kind"], c["metric"]): c["better"] for c in columns if c["part"] == "outcomes"}
@@ -130,11 +131,11 @@ def test_no_answer_leaves_the_data_block(tmp_path):
 def test_the_page_fetches_nothing(tmp_path):
     make_run(tmp_path, *TOXIC, prompts=2)
     table = read_table(tmp_path)
-    write_page(tmp_path, table, summaries(table.rows), tmp_path / "index.html")
+    write_page(tmp_path, table, summaries(table), tmp_path / "index.html")
     html = (tmp_path / "index.html").read_text()
     assert "default-src 'none'" in html
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|@import|url\(|https?://(?!www\.w3\.org/2000/svg)""", html)
-    assert html == page(page_data(tmp_path, table, summaries(table.rows), []))  # the same runs, the same bytes
+    assert html == page(page_data(tmp_path, table, summaries(table), []))  # the same runs, the same bytes
 
 
 def test_unfinished_and_unjudged_runs_are_there(tmp_path):

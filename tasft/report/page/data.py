@@ -14,11 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from tasft.errors import UserError
 from tasft.progress import Progress
 from tasft.report.command import command
+from tasft.report.further import scores
 from tasft.report.summary import Column, Setting, Summary, name_of, setting_of
-from tasft.report.text import scores_note
 from tasft.result.outcome import JOINT
 from tasft.result.rows import ResponseRow, ScoreRow
-from tasft.result.statistics import mean_and_spread
+from tasft.result.statistics import estimate
 from tasft.result.store import RunDir, read_config, toxic_used
 from tasft.result.table import MEAN, TASK, Measurement, Table
 
@@ -141,8 +141,8 @@ def _named(run: _Run) -> dict[str, Any]:
 
 
 def columns_of(summary: Summary) -> list[Column]:
-    """All columns of a model: joint outcomes, then what each judge says alone, then mean scores and tasks."""
-    found = [*summary.columns, *summary.by_judge, *summary.scores]
+    """All columns of a model: joint outcomes, each judge alone, labels, mean scores and tasks, attacks, prefilling."""
+    found = [*summary.columns, *summary.by_judge, *summary.labels, *summary.scores, *summary.robust]
     return list({(each.judge, each.metric, each.benchmark): each for each in found}.values())
 
 
@@ -160,7 +160,10 @@ def better(column: Column) -> str | None:
 def _model(name: str, summary: Summary | None, runs: Sequence[_Run], cells: Mapping[str, list[Cell]]) -> dict[str, Any]:
     """A model's columns, settings and notes; settings hold the places of their runs."""
     columns = columns_of(summary) if summary else []
-    parts = [(summary.columns, "outcomes"), (summary.by_judge, "each judge alone")] if summary else []
+    parts = [
+        (summary.columns, "outcomes"), (summary.by_judge, "each judge alone"), (summary.labels, "labels"),
+        (summary.robust, "attacks and prefilling"),
+    ] if summary else []  # fmt: skip
     of_part = {(c.judge, c.metric, c.benchmark): part for listed, part in reversed(parts) for c in listed}
     together: dict[tuple[Setting, str], list[int]] = defaultdict(list)
     for place, run in enumerate(runs):
@@ -173,7 +176,7 @@ def _model(name: str, summary: Summary | None, runs: Sequence[_Run], cells: Mapp
         judged = [_setting_cell([of[key] for of in of_runs if key in of]) for key in map(_key, columns)]
         seeds = {"runs": places, "seeds": [runs[place].seed for place in places]}
         settings.append(_named(runs[places[0]]) | {"state": state, "seed": None} | seeds | {"cells": judged})
-    notes = summary.notes + ([scores_note(summary)] if summary.scores else []) if summary else []
+    notes = [*summary.notes, *(note for each in scores(summary) for note in each.notes)] if summary else []
     return {
         "name": name,
         "columns": [
@@ -214,14 +217,12 @@ def _cell(row: Measurement | None) -> Cell:
 
 
 def _setting_cell(rows: Sequence[Measurement]) -> Cell:
-    """Seeds together as in the tables: the mean over the seeds, and their spread; n of one run."""
-    scored = [row for row in rows if row.value is not None]
-    if len(scored) < 2:
-        return _cell(next(iter(scored or rows), None))
-    mean, spread = mean_and_spread([row.value for row in scored if row.value is not None])
-    counts = sorted({row.n for row in scored})
-    n = counts[0] if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-    return [_short(mean), None, None, _short(spread), n, sum(row.unscored for row in rows)]
+    """Seeds together as in the tables; n of one run."""
+    made = estimate(rows)
+    if made is None:
+        return _cell(next(iter(rows), None))
+    n = made.n if made.n == made.most else f"{made.n}-{made.most}"
+    return [*map(_short, (made.value, made.low, made.high, made.spread)), n, made.unscored]
 
 
 def _short(value: float | None, digits: int = 6) -> float | None:
