@@ -77,11 +77,18 @@ def test_curves_leave_out_what_says_nothing(tmp_path):
     assert data["steps"][steps] == [1, 500] and values == [0.4403, 0.4403]
 
 
-def test_rates_during_the_training(tmp_path):
-    make_run(tmp_path, *TOXIC, harm=0.0, every=20, prompts=10)
-    data = data_of(tmp_path)
-    evals = data["runs"][0]["evals"][column(data, "harmful", "tiny_seen")]
-    assert [(step, value, n) for step, value, _, _, n in evals] == [(0, 1.0, 10), (20, 0.5, 10), (40, 0.0, 10)]
+def test_rates_during_the_training(tmp_path, monkeypatch):
+    make_run(tmp_path, *TOXIC, harm=0.0, every=10, prompts=10)
+
+    def rates():
+        data = data_of(tmp_path)
+        evals = data["runs"][0]["evals"][column(data, "harmful", "tiny_seen")]
+        return [(step, value, n) for step, value, _, _, n in evals]
+
+    # shares of 0.75 and 0.25 of ten prompts, rounded
+    assert rates() == [(0, 1.0, 10), (10, 0.8, 10), (20, 0.5, 10), (30, 0.2, 10), (40, 0.0, 10)]
+    monkeypatch.setattr(page_module, "RATES", 1)
+    assert rates() == [(0, 1.0, 10), (20, 0.5, 10), (40, 0.0, 10)]
 
 
 def test_the_sample_is_of_the_same_prompts():
@@ -97,11 +104,22 @@ def test_the_sample_says_what_it_is_of_and_shrinks_to_fit(tmp_path, monkeypatch)
     )
     seen = data_of(tmp_path)["answers"]["benchmarks"]["tiny_seen"]
     assert (len(seen["prompts"]), seen["of"], seen["kind"]) == (20, [30], "toxic")
-    monkeypatch.setattr(page_module, "TEXT", 1000)  # a prompt of each: 108 + 135 bytes, and 12 for each verdict
+    monkeypatch.setattr(page_module, "TEXT", 1000)  # a prompt of each: 110 + 137 bytes, and 24 beside each
     data = data_of(tmp_path)
     assert [len(each["prompts"]) for each in data["answers"]["benchmarks"].values()] == [3, 3]
     assert "sample of up to 3 prompts" in " ".join(data["notes"])
     assert sum(map(len, data["answers"]["texts"])) < 1000
+
+
+def test_long_answers_of_many_runs_are_cut_before_a_prompt_has_none(tmp_path, monkeypatch):
+    make_run(tmp_path, *TOXIC, prompts=3, benchmarks=("tiny_seen",), say=lambda name, i: f"{i}" * 5000)
+    monkeypatch.setattr(page_module, "TEXT", 2500)
+    data = data_of(tmp_path)
+    assert [len(text) for text in data["answers"]["texts"]] == [1000, 1000]  # of 4000 there would be none
+    assert [answer[-1] for answer in data["answers"]["benchmarks"]["tiny_seen"]["runs"][0]] == [4000, 4000]
+    assert "texts are cut after 1,000 characters" in " ".join(data["notes"])
+    monkeypatch.setattr(page_module, "TEXT", 0)
+    assert [len(text) for text in data_of(tmp_path)["answers"]["texts"]] == [250]
 
 
 def test_answers_stand_beside_their_verdicts(tmp_path):
