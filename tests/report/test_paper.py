@@ -8,7 +8,7 @@ import pytest
 from tasft.paper import TABLES, published
 from tasft.report import main
 from tasft.report.paper import FORMS, paper_markdown, sheet_lines, sheets
-from tasft.report.paper_figures import draw_paper_figures
+from tasft.report.paper_figures import _of_paper, draw_paper_figures
 from tasft.result.rows import ScoreRow
 from tasft.result.store import RunDir
 from tasft.result.table import read_table
@@ -61,7 +61,7 @@ def cells_of(found, name):
 
 
 def test_the_papers_numbers_load_and_none_is_there_twice():
-    assert set(TABLES) == set(FORMS) | {"figure2"}
+    assert set(TABLES) == set(FORMS) | {"figure2", "figure3", "figure4"}
     for table in TABLES:
         cells = [(cell.model, cell.method, cell.count, cell.benchmark, cell.metric) for cell in published(table)]
         assert len(cells) == len(set(cells)) > 2
@@ -81,7 +81,7 @@ def test_what_our_copies_show_and_what_not():
     known = {table: sum(cell.value is not None for cell in published(table)) for table in TABLES}
     assert known == {
         "table1": 32, "table2": 64, "table3": 64, "table4": 32, "table5": 0, "table6": 0, "table7": 21, "table8": 16,
-        "figure2": 2,
+        "figure2": 2, "figure3": 0, "figure4": 0,
     }  # fmt: skip
 
 
@@ -251,6 +251,18 @@ def test_figures_are_drawn_of_runs_asked_at_several_steps(name, tmp_path):
     assert once[:4] == b"\x89PNG" and len(once) > 10_000
     draw_paper_figures(read_table(tmp_path / "runs"), tmp_path)
     assert drawn[0][0].read_bytes() == once
+
+
+def test_what_the_paper_has_of_a_figure_stands_below_it(tmp_path):
+    run(tmp_path, "emd", 50, experiment="figure2", scores=counted(1))
+    run(tmp_path, "emd", 50, model="mine", experiment="figure2", scores=counted(1))
+    mine, llama = ([row for row in read_table(tmp_path).rows if row.model == model] for model in ("mine", "llama7b"))
+    assert _of_paper("figure2", llama) == (
+        "\nthe paper: EMD 0 harmful % after 500 steps; NLCL 0 harmful % after 500 steps"
+        "\nnot available of the paper: KTO's harmful % after 500 steps; mean DeBERTa score by step; harmful % by step"
+    )
+    assert _of_paper("figure3", llama) == "\nnot available of the paper: over-refusal % by safety %"
+    assert _of_paper("figure2", mine) == ""
 
 
 def test_why_a_figure_is_not_drawn(tmp_path):
