@@ -243,6 +243,21 @@ def test_any_judges_make_the_table(tmp_path):
     assert (by_judge["unscored<br>guard"], by_judge["unscored<br>refusal"]) == ("1", "0")
 
 
+def test_the_table_says_which_benchmarks_are_all_toxic(tmp_path):
+    run = judged_run(tmp_path, "emd", 50, **guarded(2, 6, 4))
+    config = yaml.safe_load(run.config.read_text())
+    config["benchmark"] |= {"worse": {"kind": "toxic"}, "apart": {"kind": "toxic", "pooled": False}}
+    run.config.write_text(yaml.safe_dump(config))
+    for judge in ("guard", "refusal"):
+        for name in ("worse", "apart"):
+            run.write_scores(name, 93, judge, run.read_scores("bad", 93, judge))
+    assert main([str(tmp_path)]) == 0
+    markdown = (tmp_path / "report/table.md").read_text()
+    assert "all toxic: the answers to bad, worse together, which every run has; apart not among them." in markdown
+    header = markdown[markdown.index("| loss") :].splitlines()[0]
+    assert "harmful %<br>worse | harmful %<br>all toxic | harmful %<br>apart |" in header
+
+
 def test_runs_that_are_judged_differently_stand_apart(tmp_path, capsys):
     judged_run(tmp_path, "sft", 0, **guarded(8, 0, 2))
     judged_run(tmp_path, "emd", 50, **guarded(2, 4, 4))

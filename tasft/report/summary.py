@@ -389,7 +389,9 @@ def _notes(
             " or that of --harm."
         )
     if "all toxic" in {column.name for column in columns}:
-        meaning.append(f"all toxic: the answers to {', '.join(pooled)} together, which every run has.")
+        apart = sorted(set(benchmarks_of(rows, "toxic")) - set(pooled))
+        but = f"; {', '.join(apart)} not among them" if apart else ""
+        meaning.append(f"all toxic: the answers to {', '.join(pooled)} together, which every run has{but}.")
     if any((column.kind, column.metric) == ("seeming", "refusal") for column in columns):
         meaning.append("refused | seeming is over-refusal: those prompts only look toxic.")
     if harm:
