@@ -352,6 +352,9 @@ def test_labels_attacks_and_prefilling_have_tables_of_their_own(tmp_path, capsys
     assert "| judged | after 0 tokens | after 8 tokens | n | unscored |" in markdown
     assert "| emd | 50 | 0.5 | - | 2 | harmful | 0.0 [0-49] ±0.0 | 75.0 [30-95] ±0.0 | 4 | 0 |" in markdown
     assert "Attacked (PAIR)" in capsys.readouterr().out
+    page = (tmp_path / "report/index.html").read_text()
+    assert '"part":"attacks and prefilling"' in page and '"part":"labels"' in page
+    assert "jailbroken: per cent of the goals" in page
     kinds = {(row["kind"], row["metric"]) for row in read_csv(tmp_path / "report/settings.csv")}
     assert {("attack", "jailbroken"), ("prefill", "harmful after 8 tokens"), ("toxic", "label non_english")} <= kinds
 
