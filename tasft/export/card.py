@@ -12,8 +12,8 @@ from tasft.model.readme import front_matter
 from tasft.result.outcome import ANSWERED, JOINT, PRECEDENCE
 from tasft.result.store import RunDir, read_config
 from tasft.result.table import MEAN, OUTCOMES, POOLED, TASK, Measurement, last_steps, read_table
+from tasft.schema import KINDS
 
-KINDS = ("toxic", "seeming", "safe")
 FROM = {"toxic": "pushed away from", "pairs": "pairs: preferred and rejected answers"}
 
 

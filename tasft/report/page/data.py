@@ -21,6 +21,7 @@ from tasft.result.rows import ResponseRow, ScoreRow
 from tasft.result.statistics import estimate
 from tasft.result.store import RunDir, read_config, toxic_used
 from tasft.result.table import MEAN, TASK, Measurement, Table
+from tasft.schema import KINDS
 
 # What bounds the page: of 500 runs it has less than 10 MB, and opens in a second or two
 POINTS, ALL_POINTS = 200, 400_000  # of one curve, and of all curves of the page
@@ -28,7 +29,6 @@ RATES = 40_000  # of all rates during the trainings
 SAMPLE, TEXT = 20, 4_000_000  # prompts of one benchmark, and bytes of all answers of the page
 LONGEST = (4000, 1000, 250)  # characters of one answer, and of one where the longer would leave no prompt
 VERDICTS = 24  # bytes of what stands beside an answer's text
-KINDS = ("toxic", "seeming", "safe")  # of benchmarks, in the order of the page
 TERMS = {"loss": "loss", "safe_loss": "safe loss", "toxic_loss": "toxic loss", "weight": "λ"}  # of metrics.jsonl
 
 Cell = list[Any] | None  # value, low, high, spread over seeds, n, unscored; None: not measured
