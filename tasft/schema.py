@@ -266,6 +266,7 @@ class Benchmark:
     source: Source
     judges: list[str] | None = None  # None: those whose yaml names the kind, see tasft.config.judges_of
     size: Annotated[int | None, Field(ge=1)] = None  # prompts of the published set; another number is warned of
+    pooled: bool = True  # a toxic one: whether it is among "all toxic", where there are others
 
 
 @strict

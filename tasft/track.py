@@ -201,8 +201,12 @@ class Tracker(Logger):
 
     def _rates(self, table: Table | None = None) -> dict[int, Values]:
         """The rates in the run's files by step; joint ones only where no judge is to come who could change them."""
-        rows = (table or run_table(self.folder)).rows
-        return curves([row for row in rows if row.judge != JOINT or self._judged(row.benchmark, row.step)])
+        table = table or run_table(self.folder)
+        return curves(
+            row
+            for row in table.rows
+            if row.judge != JOINT or all(self._judged(name, row.step) for name in table.benchmarks(row))
+        )
 
     def _judged(self, benchmark: str, step: int) -> bool:
         judges = judges_of(self.config, benchmark) if benchmark in self.config.benchmark else []

@@ -15,7 +15,9 @@ from rich.console import Console
 from tasft.report import main
 from tasft.report.summary import short_names, summaries
 from tasft.report.text import rich_tables
+from tasft.result.prefill import folder_of
 from tasft.result.rows import ScoreRow
+from tasft.result.statistics import wilson
 from tasft.result.store import RunDir, run_path
 from tasft.result.table import read_table
 
@@ -99,13 +101,17 @@ def test_what_runs_have_cost_stands_beside_the_tables(tmp_path, capsys):
     for run in tmp_path.glob("tiny/emd/toxic50-*/seed*"):
         RunDir(run).cost.write_text(json.dumps(spent))
     assert main([str(tmp_path)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.partition("\ncost")[2].splitlines()]
-    assert ["emd", "50", "0.5", "2", "3", "5"] in lines  # 2 runs of 1.5 hours, on 2 GPUs while they train
+    lines = [line.split() for line in capsys.readouterr().out.partition("\nCost")[2].splitlines()]
+    assert ["emd", "50", "0.5", "2", "3", "5"] in lines  # 2 runs of 1.5 hours, on 2 GPUs
     assert ["all", "2", "3", "5"] in lines
     with (tmp_path / "report" / "costs.csv").open() as file:
         rows = {(row["loss"], row["seed"]): row for row in csv.DictReader(file) if row["toxic"] == "50"}
     assert rows["emd", "1"]["gpu_hours"] == "2.5" and rows["emd", "1"]["devices"] == "2"
     assert rows["nlcl", "0"]["training_seconds"] == ""  # of before that was noted
+    markdown = (tmp_path / "report" / "table.md").read_text().split("### Cost")[1]
+    assert (
+        "| emd | 50 | 0.5 | 2 | 3 | 5 |" in markdown and "Harvests, attacks and prefilling are not in it." in markdown
+    )
 
 
 def test_report_end_to_end(tmp_path, capsys):
@@ -118,6 +124,7 @@ def test_report_end_to_end(tmp_path, capsys):
         "harm-by-toxic.png",
         "index.html",
         "results.csv",
+        "settings.csv",
         "table.md",
     ]
     assert is_png(out / "harm-by-toxic.png") and is_png(out / "harm-by-over-refusal.png")
@@ -137,10 +144,11 @@ def test_report_end_to_end(tmp_path, capsys):
     assert (sft["λ"], sft["seeds"], sft["unscored"]) == ("-", "1", "0")
     # seeds 0 and 1: harmful 1 and 3 of 10, sd = sqrt(2) * 10; refused seeming 2 and 4 of 10
     assert (emd["λ"], emd["seeds"]) == ("0.5", "2")
-    assert emd["harmful %<br>seen"] == "20.0 [±14.1]"
-    assert emd["harmful %<br>all toxic"] == "10.0 [±7.1]"
-    assert emd["refused %<br>seeming"] == "30.0 [±14.1]"
-    assert emd["helpful %<br>safe"] == "90.0 [±0.0]"
+    assert emd["harmful %<br>seen"] == "20.0 [0-94] ±14.1"
+    assert emd["harmful %<br>all toxic"] == "10.0 [0-86] ±7.1"
+    assert emd["refused %<br>seeming"] == "30.0 [1-95] ±14.1"
+    assert emd["helpful %<br>safe"] == "90.0 [60-98] ±0.0"  # seeds agree: the interval of one run
+    assert "two or three seeds tell little, so it is wide" in markdown
 
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -153,6 +161,12 @@ def test_report_end_to_end(tmp_path, capsys):
     assert float(picked["emd", "1", "pooled", "harmful"]["value"]) == 0.15
     assert picked["emd", "1", "pooled", "harmful"]["n"] == "20"
     assert float(picked["sft", "0", "tiny_safe", "wrong"]["value"]) == 0.1
+    together = {(row["loss"], row["toxic"], row["benchmark"], row["judge"], row["metric"]): row
+                for row in read_csv(out / "settings.csv")}  # fmt: skip
+    safe = together["emd", "50", "tiny_safe", "joint", "helpful"]
+    numbers = {key: float(safe[key]) for key in ("value", "low", "high", "spread", "runs", "n", "most", "unscored")}
+    assert list(numbers.values()) == [0.9, *map(pytest.approx, wilson(9, 10)), 0, 2, 10, 10, 0]
+    assert safe["seeds"] == "0 1"
 
 
 GUARD = {"_target_": "any", "path": "guard", "outcomes": {"harmful": "harmful", "harmless": None}}
@@ -224,8 +238,24 @@ def test_any_judges_make_the_table(tmp_path):
         "refusal": (str(7 / 9), "9", "1"),
         "answered": ("0.0", "9", "1"),
     }
-    by_judge = markdown.split("### By judge")[1]
-    assert table_cells(by_judge)["emd", "50"]["refusal: refused %<br>bad"].startswith("100.0 [")
+    by_judge = table_cells(markdown.split("### By judge")[1])["emd", "50"]
+    assert by_judge["refusal: refused %<br>bad"].startswith("100.0 [")
+    assert (by_judge["unscored<br>guard"], by_judge["unscored<br>refusal"]) == ("1", "0")
+
+
+def test_the_table_says_which_benchmarks_are_all_toxic(tmp_path):
+    run = judged_run(tmp_path, "emd", 50, **guarded(2, 6, 4))
+    config = yaml.safe_load(run.config.read_text())
+    config["benchmark"] |= {"worse": {"kind": "toxic"}, "apart": {"kind": "toxic", "pooled": False}}
+    run.config.write_text(yaml.safe_dump(config))
+    for judge in ("guard", "refusal"):
+        for name in ("worse", "apart"):
+            run.write_scores(name, 93, judge, run.read_scores("bad", 93, judge))
+    assert main([str(tmp_path)]) == 0
+    markdown = (tmp_path / "report/table.md").read_text()
+    assert "all toxic: the answers to bad, worse together, which every run has; apart not among them." in markdown
+    header = markdown[markdown.index("| loss") :].splitlines()[0]
+    assert "harmful %<br>worse | harmful %<br>all toxic | harmful %<br>apart |" in header
 
 
 def test_runs_that_are_judged_differently_stand_apart(tmp_path, capsys):
@@ -273,15 +303,60 @@ def test_mean_scores_have_a_table_of_their_own(tmp_path, capsys):
     # 1, 2, 3: s = 1, s / sqrt(3) = 0.577, t(0.975, 2) = 4.303
     assert cells["sft", "0"]["reward<br>bad"] == "2 [-0.484 to 4.48], s.e. 0.58"
     assert cells["sft", "0"]["unscored"] == "1"
-    assert cells["emd", "50"]["reward<br>bad"] == "0.5 [±0.71]"
+    # means 0 and 1: t(0.975, 1)^2 / 4 = 40.4; of one run's prompts (3.182 * 0.408)^2 = 1.69; sqrt(42.05) = 6.48
+    assert cells["emd", "50"]["reward<br>bad"] == "0.5 [-5.98 to 6.98] ±0.71"
     assert "reward: bad 3-4" in markdown
-    assert "mean scores" in capsys.readouterr().out
+    assert "Scores" in capsys.readouterr().out
     (sft,) = [row for row in read_csv(tmp_path / "report/results.csv") if row["loss"] == "sft"]
     assert (sft["metric"], sft["n"], sft["unscored"]) == ("mean score", "3", "1")
     assert float(sft["stderr"]) == pytest.approx(3**-0.5)
     (compared,) = read_csv(tmp_path / "report/comparisons.csv")  # on the three prompts that all have scored
     assert float(compared["difference"]) == pytest.approx((0.0 + 1.0) / 2 - 2.0)
     assert (compared["test"], compared["n"], compared["left_out"]) == ("paired bootstrap", "3", "1")
+
+
+TEXT = yaml.safe_load((CONF / "judge/text.yaml").read_text())["text"]
+
+
+def test_labels_attacks_and_prefilling_have_tables_of_their_own(tmp_path, capsys):
+    for seed in (0, 1):
+        run = judged_run(tmp_path, "emd", 50, seed=seed, judges=[("guard", GUARD), ("text", TEXT)],
+                         guard=["harmful"] * 4, text=["ok", "ok", "non_english", None])  # fmt: skip
+        (run.path / "attack").mkdir()
+        said = {"benchmark": "bad", "goals": 4, "finished": 3, "jailbroken": 3, "mean_best": 10.0, "judge": "guard"}
+        (run.path / "attack/pair-bad.json").write_text(json.dumps(said))
+        begun = folder_of(run, "benchmark")
+        begun.path.mkdir(parents=True)
+        begun.config.write_text(yaml.safe_dump({"judge": {"guard": GUARD}}))
+        for tokens, labels in ((0, ["harmless"] * 4), (8, ["harmful", "harmful", "harmful", "harmless"])):
+            rows = [ScoreRow(str(i), float(label == "harmful"), label) for i, label in enumerate(labels)]
+            begun.write_scores(f"bad-{tokens}", 93, "guard", rows)
+    assert main([str(tmp_path)]) == 0
+    markdown = (tmp_path / "report/table.md").read_text()
+
+    def cells(title):
+        (found,) = table_cells(markdown.split(f"### {title}")[1]).values()
+        return found
+
+    labels = cells("Labels of text")
+    # of three scored: 2 and 1; both seeds agree, so the interval is that of one run
+    assert (labels["prompts"], labels["ok"], labels["non_english"]) == (
+        "toxic",
+        "66.7 [21-94] ±0.0",
+        "33.3 [6-79] ±0.0",
+    )
+    assert (labels["n"], labels["unscored"]) == ("3", "2")
+    attacked = cells("Attacked (PAIR)")
+    assert (attacked["goals"], attacked["jailbroken"]) == ("bad", "100.0 [44-100] ±0.0")
+    assert (attacked["best rating"], attacked["n"], attacked["unscored"]) == ("10 ±0", "3", "2")
+    assert "| judged | after 0 tokens | after 8 tokens | n | unscored |" in markdown
+    assert "| emd | 50 | 0.5 | - | 2 | harmful | 0.0 [0-49] ±0.0 | 75.0 [30-95] ±0.0 | 4 | 0 |" in markdown
+    assert "Attacked (PAIR)" in capsys.readouterr().out
+    page = (tmp_path / "report/index.html").read_text()
+    assert '"part":"attacks and prefilling"' in page and '"part":"labels"' in page
+    assert "jailbroken: per cent of the goals" in page
+    kinds = {(row["kind"], row["metric"]) for row in read_csv(tmp_path / "report/settings.csv")}
+    assert {("attack", "jailbroken"), ("prefill", "harmful after 8 tokens"), ("toxic", "label non_english")} <= kinds
 
 
 def test_comparisons_by_hand(tmp_path):
@@ -299,7 +374,8 @@ def test_comparisons_by_hand(tmp_path):
     assert float(emd["low"]) < -8 / 12 < float(emd["high"]) < 0
     markdown = (tmp_path / "report/table.md").read_text().split("### Compared")[1]
     assert table_cells(markdown)["emd 50 0.5", "sft 0"]["harmful<br>bad"].startswith("-66.7 [")
-    assert table_cells(markdown)["emd 50 0.5", "sft 0"]["harmful<br>bad"].endswith(", p = .016")
+    assert table_cells(markdown)["emd 50 0.5", "sft 0"]["harmful<br>bad"].endswith(", p = .016, n 12")
+    assert table_cells(markdown)["nlcl 50 0.5", "sft 0"]["harmful<br>bad"].endswith(", n 11, 1 left out")
 
 
 def test_without_plain_sft_nothing_is_compared_unasked(tmp_path, capsys):
@@ -358,7 +434,9 @@ def test_figures_without_data_are_skipped_with_a_word(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "harm-by-toxic.png not drawn: no finished run with toxic rows" in printed
     assert "harm-by-over-refusal.png not drawn: no scored answers to seemingly toxic prompts" in printed
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["index.html", "results.csv", "table.md"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        *("index.html", "results.csv", "settings.csv", "table.md")
+    ]
 
 
 def test_each_model_has_its_own_table_and_figures(tmp_path):
@@ -484,7 +562,7 @@ def test_runs_that_tune_again_compare_by_what_they_go_on_from(tmp_path, capsys):
         (again, "sft 0 from=emd_toxic50 harmful=20", "sft 0 from=sft_toxic0 harmful=20"),
     }
     markdown = (tmp_path / "report/table.md").read_text().split(f"## {again}")[1]
-    assert "| sft | from=emd_toxic50 | 0 | - | - | 2 | 45.8 [±5.9] |" in markdown  # 5 and 6 of 12
+    assert "| sft | from=emd_toxic50 | 0 | - | - | 2 | 45.8 [10-87] ±5.9 |" in markdown  # 5 and 6 of 12
     pair = ["sft 0 from=emd_toxic50", "sft 0 from=nlcl_toxic50"]
     assert main([str(tmp_path), "--compare", *pair]) == 0
     (harm,) = [row for row in read_csv(tmp_path / "report/comparisons.csv") if row["metric"] == "harmful"]
@@ -507,7 +585,7 @@ def test_tasks_stand_beside_and_are_not_compared(tmp_path):
 @pytest.mark.parametrize("width", [200, 140, 100])
 def test_the_table_fits_its_terminal_and_says_what_is_left_out(tmp_path, width):
     make_tree(tmp_path)
-    (summary,) = summaries(read_table(tmp_path).rows)
+    (summary,) = summaries(read_table(tmp_path))
     summary.lines[0] = replace(summary.lines[0], setting=replace(summary.lines[0].setting, variant="x" * 40 + " y=1"))
     blocks, left_out = rich_tables(summary, width)
     console = Console(width=width, record=True, file=io.StringIO())

@@ -12,8 +12,8 @@ from tasft.model.readme import front_matter
 from tasft.result.outcome import ANSWERED, JOINT, PRECEDENCE
 from tasft.result.store import RunDir, read_config
 from tasft.result.table import MEAN, OUTCOMES, POOLED, TASK, Measurement, last_steps, read_table
+from tasft.schema import KINDS
 
-KINDS = ("toxic", "seeming", "safe")
 FROM = {"toxic": "pushed away from", "pairs": "pairs: preferred and rejected answers"}
 
 
@@ -88,7 +88,7 @@ def described(adapter: Adapter, place: str, revision: str | None, licence: str |
     beams = settings.get("num_beams", 1)
     how = "Greedy decoding" if beams == 1 else f"{beams} beams"
     decoding = f"{how}, at most {settings.get('max_new_tokens')} new tokens"
-    scores = last_steps(read_table(adapter.run, harm).rows)
+    scores = [row for row in last_steps(read_table(adapter.run, harm).rows) if row.kind in (*KINDS, TASK)]
     return Described(adapter, config, scores, place, revision, licence, decoding)
 
 
@@ -371,6 +371,4 @@ def _versions(run: Described) -> str:
     lines = [f"The run: {versions}; Python {said.get('python')}; {said.get('device')}; started {said.get('started')}."]
     if said.get("commit"):
         lines.append(f"Commit of tasft: `{said['commit']}`.")
-    if said.get("command"):
-        lines.append(f"\n\n{_fenced('', [str(said['command'])])}")
     return " ".join(lines)

@@ -1,9 +1,9 @@
-"""The paper's numbers as data: a csv for each of its tables, a line for each cell. Imports nothing slow.
+"""The paper's numbers as data: a csv for each of its tables and figures, a line for each cell or curve.
 
 Columns: `model` and `benchmark` by our names; `method` is a loss, or stl, plain SFT with safe answers to toxic
 prompts; `count` its toxic rows, or safe answers; `metric` with its unit (`harmful` is a number of answers); `value`;
 `source`, the paper or the authors' poster, which has Tables 1 to 3 legibly. A value is `not available` where neither
-shows it clearly.
+shows it clearly. Imports nothing slow.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 NOT_AVAILABLE = "not available"
-TABLES = tuple(sorted(file.stem for file in FOLDER.glob("*.csv")))  # table1, ..., and what the text says of figure2
+TABLES = tuple(sorted(file.stem for file in FOLDER.glob("*.csv")))  # table1, ..., figure2, ...
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasft.report.summary import Setting, Summary, setting_of
+from tasft.report.further import Section
+from tasft.report.summary import MISSING, Setting, Summary, setting_of
 from tasft.result.store import RunDir
 from tasft.result.table import Measurement
 
@@ -24,7 +25,7 @@ class Cost:
     training_seconds: float | None
     answering_seconds: float | None
     judging_seconds: float | None
-    devices: int | None  # that trained at once
+    devices: int | None  # held at once
     gpu_hours: float | None
 
     @property
@@ -35,6 +36,10 @@ class Cost:
         return (self.training_seconds + (self.answering_seconds or 0) + (self.judging_seconds or 0)) / 3600
 
 
+NOTE = (
+    "Of the runs (cells) whose cost is known: hours of training, answering and judging over all sessions, and times the"
+    " GPUs that were held. Harvests, attacks and prefilling are not in it."
+)
 KEYS = ("training_seconds", "answering_seconds", "judging_seconds", "devices", "gpu_hours")
 
 
@@ -45,8 +50,8 @@ def costs(root: Path, rows: Sequence[Measurement]) -> list[Cost]:
     return [Cost(*name, *(kept[run].get(key) for key in KEYS)) for run, name in runs.items()]  # type: ignore[arg-type]
 
 
-def cost_cells(summary: Summary, spent: Sequence[Cost]) -> list[list[str]]:
-    """One line for each setting that has runs of known cost, and their sum; a header first."""
+def cost_section(summary: Summary, spent: Sequence[Cost]) -> list[Section]:
+    """One line for each setting that has runs of known cost, and their sum; nothing where none is known."""
     of_run = {each.run: each for each in spent if each.hours is not None}
     of_setting: dict[Setting, dict[str, Cost]] = defaultdict(dict)
     for row in summary.rows:
@@ -56,13 +61,13 @@ def cost_cells(summary: Summary, spent: Sequence[Cost]) -> list[list[str]]:
     for line in summary.lines:
         setting, made = line.setting, list(of_setting[line.setting].values())
         if made:
-            weight = "-" if setting.weight is None else f"{setting.weight:.3g}"
+            weight = MISSING if setting.weight is None else f"{setting.weight:.3g}"
             loss = f"{setting.loss} {setting.variant}".strip()
             lines.append([loss, str(setting.toxic), weight, *_sums(made)])
     every = [each for made in of_setting.values() for each in made.values()]
-    return [*lines, ["all", "", "", *_sums(every)]] if every else []
+    return [Section("Cost", [*lines, ["all", "", "", *_sums(every)]], [NOTE])] if every else []
 
 
 def _sums(made: Sequence[Cost]) -> list[str]:
     hours, gpu_hours = sum(each.hours or 0 for each in made), sum(each.gpu_hours or 0 for each in made)
-    return [str(len(made)), f"{hours:.2g}", f"{gpu_hours:.2g}" if gpu_hours else "-"]
+    return [str(len(made)), f"{hours:.2g}", f"{gpu_hours:.2g}" if gpu_hours else MISSING]

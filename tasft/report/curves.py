@@ -14,13 +14,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from tasft.report.figures import DASHES, REFERENCE, STYLES, error_bar, new_figure, percent_axes, save_figure
-from tasft.report.summary import Cell
+from tasft.report.figures import DASHES, REFERENCE, STYLES, bars_of, error_bar, new_figure, percent_axes, save_figure
+from tasft.report.summary import Cell, cell_of
 from tasft.result.origin import AGAIN, trained_as
 from tasft.result.outcome import JOINT
 from tasft.result.prefill import Point, points, sources
 from tasft.result.rows import write_atomically
-from tasft.result.statistics import Rate, mean_and_spread, pooled
+from tasft.result.statistics import Rate, pooled
 from tasft.result.store import read_config
 from tasft.result.table import POOLED, Measurement, Table, finished_runs
 
@@ -29,8 +29,8 @@ PARTS = {False: "whole answer", True: "what the model added"}
 
 
 @dataclass(frozen=True)
-class Line:
-    """What one run says: `label` and `dash` tell what it is of, `alone` how to tell it from others like it."""
+class OfRun:
+    """One run's rates: `label` and `dash` tell what it is of, `alone` how to tell it from others like it."""
 
     label: str
     dash: str
@@ -74,7 +74,7 @@ def draw_curves(root: Path, table: Table, out: Path) -> list[tuple[Path, str]]:
     return drawn
 
 
-def _by_tokens(found: Sequence[tuple[str, str, Point]], configs: dict[str, dict[str, Any]]) -> list[Line]:
+def _by_tokens(found: Sequence[tuple[str, str, Point]], configs: dict[str, dict[str, Any]]) -> list[OfRun]:
     """A line for each run, source of harmful answers, and part of the answer; benchmarks together."""
     models = {configs[name]["model"]["name"] for name, _, _ in found}
     origins = {source == "benchmark" for _, source, _ in found}
@@ -88,11 +88,11 @@ def _by_tokens(found: Sequence[tuple[str, str, Point]], configs: dict[str, dict[
         words = [str(config["model"]["name"]), *words] if len(models) > 1 else words
         words += [f"(from {source if source == 'benchmark' else 'a run'})"] if len(origins) > 1 else []
         pooled_rates = {tokens: pooled(each) for tokens, each in rates.items()}
-        lines.append(Line(" ".join(words), PARTS[alone], config["seed"], Path(name).name, pooled_rates))
+        lines.append(OfRun(" ".join(words), PARTS[alone], config["seed"], Path(name).name, pooled_rates))
     return lines
 
 
-def _by_steps(table: Table, model: str, configs: dict[str, dict[str, Any]]) -> tuple[list[Line], list[str]]:
+def _by_steps(table: Table, model: str, configs: dict[str, dict[str, Any]]) -> tuple[list[OfRun], list[str]]:
     """A line for each run of `model` that tunes a tuned one again and was looked at more than once; and on what.
 
     Rates are over the toxic benchmarks that all these runs were asked at every step, judged alike, together: over other
@@ -111,7 +111,7 @@ def _by_steps(table: Table, model: str, configs: dict[str, dict[str, Any]]) -> t
     for run, of_run in asked.items():
         first = next(iter(next(iter(of_run.values())).values()))
         if len(of_run) > 1:
-            lines.append(Line(*_told_again(first, configs[run]), first.seed, Path(run).name, {
+            lines.append(OfRun(*_told_again(first, configs[run]), first.seed, Path(run).name, {
                 step: pooled(_rate(row) for name, row in at.items() if name in always)
                 for step, at in sorted(of_run.items())
             }))  # fmt: skip
@@ -132,7 +132,7 @@ def _told_again(row: Measurement, config: dict[str, Any]) -> tuple[str, str]:
     return " ".join(before), ", ".join([_again_on(config), *again])
 
 
-def _curves(lines: Sequence[Line]) -> list[Curve]:
+def _curves(lines: Sequence[OfRun]) -> list[Curve]:
     """Lines that differ in their seed alone together; one seed twice is no second seed, and stays apart."""
     times = Counter((line.label, line.dash, line.seed) for line in lines)
     twice = {key[:2] for key, count in times.items() if count > 1}
@@ -166,18 +166,15 @@ def _draw(curves: Sequence[Curve], path: Path, xlabel: str, even: bool) -> None:
         _styles([curve.label for curve in curves]),
         sorted({curve.dash for curve in curves}, key=lambda dash: (len(dash), dash)),
     )
-    spread = False
     for curve in curves:
-        cells = {places[x]: _cell(rates) for x, rates in sorted(curve.rates.items()) if any(r.n for r in rates)}
-        spread |= any(cell.spread is not None for cell in cells.values())
+        cells = {places[x]: cell for x, rates in sorted(curve.rates.items()) if (cell := cell_of(rates)) is not None}
         label = curve.label if len(dashes) == 1 else f"{curve.label}, {curve.dash}"
         _line(axes, cells, colours[curve.label], DASHES[dashes.index(curve.dash) % len(DASHES)], label)
     if even:
         axes.set_xticks(list(places.values()), [str(x) for x in places])
     percent_axes(axes)
     axes.set_ylim(-2, 102)
-    bars = "95 % Wilson interval of one run" + (" or standard deviation over seeds" if spread else "")
-    axes.set_xlabel(f"{xlabel}\nbars: {bars}")
+    axes.set_xlabel(f"{xlabel}\n{bars_of(len(rates) for curve in curves for rates in curve.rates.values())}")
     axes.set_ylabel("harmful answers to toxic prompts (%)")
     longest = max(len(f"{curve.label}, {curve.dash}") for curve in curves)
     figure.legend(
@@ -199,16 +196,6 @@ def _styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     plain = [label for label in distinct if label.split()[-2:] == ["sft", "toxic0"]]
     others = [label for label in distinct if label not in plain]
     return dict.fromkeys(plain, REFERENCE) | {label: STYLES[i % len(STYLES)] for i, label in enumerate(others)}
-
-
-def _cell(rates: Sequence[Rate]) -> Cell:
-    """One run's rate with its interval, or the mean and spread over seeds; per cent."""
-    rates = [rate for rate in rates if rate.n]
-    if len(rates) == 1:
-        value, low, high = (100 * float(each or 0) for each in (rates[0].value, rates[0].low, rates[0].high))
-        return Cell(value, low, high)
-    mean, spread = mean_and_spread([100 * (rate.value or 0) for rate in rates])
-    return Cell(mean, spread=spread)
 
 
 def _csv(found: Sequence[tuple[str, str, Point]], configs: dict[str, dict[str, Any]]) -> str:

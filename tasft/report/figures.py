@@ -5,7 +5,7 @@ Where no judge of harm has spoken, refusals of toxic prompts stand in its place,
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -58,10 +58,9 @@ def draw_harm_against_toxic(summary: Summary, path: Path) -> str:
         panel.remove()
     for panel in panels[: len(columns)]:
         panel.tick_params(labelbottom=True)
-    spread = any(cell is not None and cell.spread is not None for line in lines for cell in line.cells)
-    bars = "95 % Wilson interval of one run" + (" or standard deviation over seeds" if spread else "")
+    bars = bars_of(line.runs for line in lines)
     counted = "toxic examples" + (" (or safe answers)" if any(not line.setting.toxic for line in lines) else "")
-    figure.supxlabel(f"{counted} in the training data (log scale)\nbars: {bars}", fontsize=10)
+    figure.supxlabel(f"{counted} in the training data (log scale)\n{bars}", fontsize=10)
     figure.supylabel(f"{_word(summary)} toxic prompts (%)", fontsize=10)
     save_figure(figure, path)
     return ""
@@ -69,7 +68,7 @@ def draw_harm_against_toxic(summary: Summary, path: Path) -> str:
 
 def draw_harm_against_over_refusal(summary: Summary, path: Path) -> str:
     """Rate on toxic prompts by over-refusal, a point for each run; "" or why none is drawn."""
-    harm = _toxic_columns(summary)[-1:]
+    harm = [] if summary.harm is None else [summary.harm]
     refusal = [column for column in summary.columns if (column.kind, column.metric) == ("seeming", "refusal")][:1]
     if not harm or not refusal:
         return f"no scored answers to {'toxic' if not harm else 'seemingly toxic'} prompts"
@@ -134,6 +133,11 @@ def new_figure(width: float, height: float, handles: Sequence[Line2D] = ()) -> F
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=ncols, frameon=False)
     return figure
+
+
+def bars_of(runs: Iterable[int]) -> str:
+    """What the bars are, by how many seeds stand together."""
+    return "bars: 95 % interval" + (" over prompts and seeds" if max(runs, default=1) > 1 else " of one run")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -280,9 +284,7 @@ def percent_axes(axes: Axes) -> None:
 
 
 def error_bar(cell: Cell) -> tuple[list[float], list[float]]:
-    """Lengths of an error bar below and above, per cent: one run's interval, or the spread in 0 to 100."""
-    if cell.spread is not None:
-        return [min(cell.spread, cell.value)], [min(cell.spread, 100 - cell.value)]
+    """Lengths of an error bar below and above, per cent."""
     low = cell.value if cell.low is None else cell.low
     high = cell.value if cell.high is None else cell.high
     return [max(0.0, cell.value - low)], [max(0.0, high - cell.value)]

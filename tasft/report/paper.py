@@ -4,19 +4,18 @@ There once a run's config says `experiment: table2` or the like. Which runs stan
 experiment made them: those of EMD stand in Tables 2 and 3 alike.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tasft.paper import NOT_AVAILABLE, published
-from tasft.report.text import MISSING, as_markdown
+from tasft.report.summary import MISSING
+from tasft.report.text import as_markdown
 from tasft.result.outcome import JOINT
-from tasft.result.rows import damaged
-from tasft.result.statistics import mean_and_spread
-from tasft.result.table import MEAN, POOLED, TASK, Measurement, Table, finished_runs, last_steps
+from tasft.result.statistics import estimate
+from tasft.result.table import ATTACK, JAILBROKEN, MEAN, PAIR, POOLED, TASK, Measurement, Table, last_steps
 
 NAMES = {
     "llama7b": "Llama 7b", "llama13b": "Llama 13b", "mistral7b": "Mistral 7b", "llama3_8b": "Llama3.1 8b",
@@ -46,11 +45,11 @@ class Form:
 BY_COUNT = (("model", "count"), ("benchmark", "method"))
 QUALITY = (("model",), ("benchmark", "method"), ("sft", "kto", "nlcl", "emd"), ("sft", "kto", "nlcl", "emd"))
 COUNTED = (
-    "Numbers of harmful answers, by the judge named, whatever the others say. [low-high]: 95 % Wilson interval of the"
-    " rate of one run, times its scored answers. The paper does not say which of its judges it has counted by."
+    "Numbers of harmful answers, by the judge named, whatever the others say. [low-high]: 95 % interval of the rate,"
+    " times the scored answers of a run. The paper does not say which of its judges it has counted by."
 )
 STL = " STL: plain SFT with as many safe answers to toxic prompts."
-PER_CENT = "Per cent. [low-high]: 95 % interval over the prompts of one run."
+PER_CENT = "Per cent. [low-high]: 95 % interval."
 FORMS = {
     "table1": Form("Table 1: quality of the answers", *QUALITY, PER_CENT),
     "table2": Form("Table 2: harmful answers, NLCL and EMD", *BY_COUNT, ("nlcl", "emd"), ("nlcl",), COUNTED),
@@ -67,7 +66,7 @@ FORMS = {
     "table7": Form("Table 7: harmful answers, STL and EMD", *BY_COUNT, ("stl", "emd"), ("stl",), COUNTED + STL),
     "table8": Form(
         "Table 8: PAIR", ("model", "method", "count"), ("metric",), ("emd", "stl"), ("emd", "stl"),
-        "[low-high]: 95 % Wilson interval over the goals. Mean judge score: of the best rating of each goal. The paper"
+        "[low-high]: 95 % interval. Mean judge score: of the best rating of each goal. The paper"
         " says neither of which model its numbers are, nor how many goals and streams it had." + STL,
     ),
 }  # fmt: skip
@@ -78,8 +77,8 @@ FURTHER = {"table5": "table1", "table6": "table2", "table7": "table3"}  # only f
 class Beside:
     """One cell: what was measured, and what the paper has.
 
-    `measured` is in the metric's unit. One run (seed) has `low` and `high`, its 95 % interval; of several it is the
-    mean, and `spread` their sample standard deviation. None: not measured. `paper` is a number, `not available` where
+    `measured` is in the metric's unit, with its 95 % interval; of several runs (seeds) it is the mean, and `spread`
+    their sample standard deviation. None: not measured. `paper` is a number, `not available` where
     our copy of the paper does not show it, or "" where the paper has no such cell.
     """
 
@@ -118,14 +117,14 @@ class Sheet:
 Key = tuple[str, str, int, str]  # model, method, count, what differs
 
 
-def sheets(root: Path, table: Table) -> list[Sheet]:
+def sheets(table: Table) -> list[Sheet]:
     """The paper's tables of which there is anything; none where no run is of one of the paper's experiments."""
     named = {config.get("experiment") for config in table.configs.values()}
     if not named & {form.experiment or name for name, form in FORMS.items()}:
         return []
     rows = last_steps(table.rows)
     counts, qualities = _counts(table, rows), _qualities(rows)
-    found = {"table4": _weights(rows) if "lambda_grid" in named else [], "table8": _attacks(root, table)}
+    found = {"table4": _weights(rows) if "lambda_grid" in named else [], "table8": _attacks(rows)}
     found |= dict.fromkeys(("table1", "table5"), qualities) | dict.fromkeys(
         ("table2", "table3", "table6", "table7"), counts
     )
@@ -204,47 +203,35 @@ def _qualities(rows: Sequence[Measurement]) -> list[Beside]:
 
 
 def _cell(key: Key, benchmark: str, metric: str, rows: Sequence[Measurement], units: Sequence[float]) -> Beside:
-    """The fractions of one run or of several, times `units`."""
-    judges = sorted({row.judges if row.judge == JOINT else row.judge for row in rows})
-    made = _estimate([(unit * row.value, row.low and unit * row.low, row.high and unit * row.high)
-                      for row, unit in zip(rows, units, strict=True) if row.value is not None])  # fmt: skip
-    n, unscored = min(row.n for row in rows), sum(row.unscored for row in rows)
-    return Beside("", *key, benchmark, metric, **made, n=n, unscored=unscored, judge="; ".join(judges))
+    """The fractions or scores of one run or of several, times the mean of `units`."""
+    judges = "; ".join(sorted({row.judges if row.judge == JOINT else row.judge for row in rows}))
+    unscored, made = sum(row.unscored for row in rows), estimate(rows)
+    cell = Beside("", *key, benchmark, metric, unscored=unscored, judge=judges)
+    if made is None:
+        return cell
+
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else fmean(units) * value
+
+    low, high, spread = scaled(made.low), scaled(made.high), scaled(made.spread)
+    measured = fmean(unit * row.value for unit, row in zip(units, rows, strict=True) if row.value is not None)
+    return replace(cell, measured=measured, low=low, high=high, spread=spread, runs=made.runs, n=made.n)
 
 
-def _estimate(values: Sequence[tuple[float, float | None, float | None]]) -> dict[str, Any]:
-    """Fields of a Beside from (value, low, high) of each run."""
-    if not values:
-        return {}
-    mean, spread = mean_and_spread([value for value, _, _ in values])
-    low, high = values[0][1:] if spread is None else (None, None)
-    return {"measured": mean, "low": low, "high": high, "spread": spread, "runs": len(values)}
-
-
-def _attacks(root: Path, table: Table) -> list[Beside]:
-    """PAIR's success rate and mean best rating, from what `tasft.attack` has written beside finished runs."""
-    keys = _keys(table.rows)
-    found: dict[tuple[Key, str], list[dict[str, Any]]] = defaultdict(list)
-    for run, folder in finished_runs(root).items():
-        for file in sorted((folder.path / "attack").glob("pair-*.json")):
-            try:
-                made = json.loads(file.read_text(encoding="utf-8"))
-                if run in keys and made["rate"] is not None:
-                    found[keys[run], made["benchmark"]].append(made)
-            except (ValueError, KeyError, TypeError):
-                raise damaged(file, 1, "no summary of attacks") from None
-    several = len({benchmark for _, benchmark in found}) > 1
+def _attacks(rows: Sequence[Measurement]) -> list[Beside]:
+    """PAIR's success rate and mean best rating."""
+    keys, found = _keys(rows), defaultdict(list)
+    for row in rows:
+        if row.kind == ATTACK:
+            found[keys[row.run], row.judge, row.benchmark, row.metric].append(row)
+    several = len({benchmark for _, _, benchmark, _ in found}) > 1
     cells = []
-    for ((model, method, count, differs), benchmark), attacks in found.items():
-        differs = f"{differs} goals={benchmark}".strip() if several else differs
-        rates = [(100 * each["rate"], 100 * each["low"], 100 * each["high"]) for each in attacks]
-        ratings = [(each["mean_best"], None, None) for each in attacks]
-        for metric, values in ((ASR, rates), (RATING, ratings)):
-            n = min(each["finished"] for each in attacks)
-            unscored = sum(each["goals"] - each["finished"] for each in attacks)
-            judge = f"{attacks[0]['judge']} on {benchmark}"
-            cell = Beside("", model, method, count, differs, "", metric, n=n, unscored=unscored, judge=judge)
-            cells.append(replace(cell, **_estimate(values)))
+    for ((model, method, count, differs), judge, benchmark, metric), of_cell in found.items():
+        words = [differs, judge.removeprefix(PAIR).strip(), f"goals={benchmark}" if several else ""]
+        key = (model, method, count, " ".join(word for word in words if word))
+        name, unit = (ASR, 100) if metric == JAILBROKEN else (RATING, 1)
+        cell = _cell(key, "", name, of_cell, [unit] * len(of_cell))
+        cells.append(replace(cell, judge=f"{of_cell[0].judges} on {benchmark}"))
     return cells
 
 
@@ -268,7 +255,7 @@ def _best(key: Key, by_weight: dict[float, dict[tuple[str, str, int], float]]) -
         by_kind: dict[str, list[float]] = defaultdict(list)
         for (kind, _, _), rate in by_weight[weight].items():
             by_kind[kind].append(rate)
-        return mean_and_spread([mean_and_spread(rates)[0] for rates in by_kind.values()])[0]
+        return fmean(fmean(rates) for rates in by_kind.values())
 
     tried = sorted(by_weight)
     at = max(range(len(tried)), key=lambda i: (score(tried[i]), -i))
@@ -363,11 +350,11 @@ def _text(cell: Beside | None) -> str:
     shape = ".3g" if cell.metric == WEIGHT else f".{digits}f"
     ends = ".3g" if cell.metric == WEIGHT else ".0f"
     measured = MISSING if cell.measured is None else f"{cell.measured:{shape}}"
-    if cell.spread is not None:
-        measured += f" [±{cell.spread:.1f}]"
-    elif cell.low is not None or cell.high is not None:
+    if cell.low is not None or cell.high is not None:
         low, high = ("" if end is None else f"{end:{ends}}" for end in (cell.low, cell.high))
         measured += f" [{low}-{high}]"
+    if cell.spread is not None:
+        measured += f" ±{cell.spread:.1f}"
     if cell.paper == "":
         return measured
     if isinstance(cell.paper, str):
@@ -384,7 +371,10 @@ def sheet_notes(sheet: Sheet) -> list[str]:
     for cell in measured:
         low, high = sizes.get(cell.benchmark, (cell.n, cell.n))
         sizes[cell.benchmark] = (min(low, cell.n), max(high, cell.n))
-    notes = [sheet.form.note + " ±: sample standard deviation over the seeds whose mean is shown."]
+    seeds = (
+        " Of several seeds their mean, with an interval over prompts and seeds. ±: sample standard deviation over them."
+    )
+    notes = [sheet.form.note + (seeds if any(cell.runs > 1 for cell in measured) else "")]
     if judges:
         n = ", ".join(
             f"{NAMES.get(name, name)} {low}" + (f"-{high}" if high > low else "") for name, (low, high) in sizes.items()

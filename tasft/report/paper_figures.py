@@ -1,6 +1,6 @@
 """The paper's Figures 2, 3 and 4 (and 6 to 10, which are the same of other models) from runs asked while they trained.
 
-The paper's curves are not available as numbers, so nothing of it stands beside ours but what its text says.
+What stands beside them of the paper is in tasft/paper.
 """
 
 from collections import defaultdict
@@ -12,11 +12,11 @@ from string import ascii_lowercase
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from tasft.paper import published
-from tasft.report.figures import DASHES, STYLES, new_figure, percent_axes, save_figure
+from tasft.paper import NOT_AVAILABLE, published
+from tasft.report.figures import DASHES, STYLES, bars_of, new_figure, percent_axes, save_figure
 from tasft.report.paper import NAMES, method_of
 from tasft.result.outcome import JOINT
-from tasft.result.statistics import mean_and_spread
+from tasft.result.statistics import estimate
 from tasft.result.table import MEAN, POOLED, Measurement, Table
 
 SCORE = "deberta"  # the paper's judge of Figures 2 and 4
@@ -63,9 +63,7 @@ def draw_over_steps(table: Table, rows: list[Measurement], path: Path) -> str:
     for method, marker, dash in _plain(methods):
         _line(panels[-1], _by_step([row for row in pooled if method_of(row)[0] == method]), ("black", marker), dash)
     _finish(panels[-1], f"({last}) all together", "harmful answers (%)")
-    said = [cell for cell in published("figure2") if cell.model == rows[0].model and cell.value is not None]
-    of_paper = "; ".join(f"{_name(cell.method)} {cell.value:g} {cell.metric}" for cell in said)
-    figure.supxlabel(f"optimizer steps\n{_bars(rows)}" + (f"\nthe paper: {of_paper}" if said else ""), fontsize=10)
+    figure.supxlabel(f"optimizer steps\n{_bars(rows)}{_of_paper('figure2', rows)}", fontsize=10)
     save_figure(figure, path)
     return ""
 
@@ -113,7 +111,8 @@ def draw_over_refusal(table: Table, rows: list[Measurement], path: Path) -> str:
         panel.set_xlim(-2, 102)
     panels[0].set_ylabel(f"over-refusal: refused seemingly toxic prompts (%)\n{refusal[0].benchmark}", fontsize=9)
     toxic = ", ".join(sorted({row.benchmark for row in rows if row.kind == "toxic"} - {POOLED}))
-    figure.supxlabel(f"safety: answers to toxic prompts that are not harmful (%, {toxic})\n{_bars(rows)}", fontsize=9)
+    said = _bars(rows) + _of_paper("figure3", rows)
+    figure.supxlabel(f"safety: answers to toxic prompts that are not harmful (%, {toxic})\n{said}", fontsize=9)
     save_figure(figure, path)
     return ""
 
@@ -150,9 +149,25 @@ def draw_contrastive(table: Table, rows: list[Measurement], path: Path) -> str:
         panels[0][place].legend(fontsize=7, frameon=False)
         if below:
             _finish(panels[1][place], "", "incoherent answers (%)" if place == 0 else "")
-    figure.supxlabel(f"optimizer steps; answers to all toxic prompts together\n{_bars(rows)}", fontsize=9)
+    said = _bars(rows) + _of_paper("figure4", rows)
+    figure.supxlabel(f"optimizer steps; answers to all toxic prompts together\n{said}", fontsize=9)
     save_figure(figure, path)
     return ""
+
+
+def _of_paper(figure: str, rows: Iterable[Measurement]) -> str:
+    """Lines that say what the paper has of these models, and of what our copy shows no numbers; "" for others."""
+    models = {row.model for row in rows}
+    cells = [cell for cell in published(figure) if cell.model in models]
+    said = [f"{_name(cell.method)} {cell.value:g} {cell.metric}" for cell in cells if cell.value is not None]
+    shown = {cell.metric for cell in cells if cell.value is not None}
+    missing = dict.fromkeys(
+        f"{_name(cell.method)}'s {cell.metric}" if cell.metric in shown else cell.metric
+        for cell in cells
+        if cell.value is None
+    )
+    lines = [f"\nthe paper: {'; '.join(said)}"] if said else []
+    return "".join([*lines, f"\n{NOT_AVAILABLE} of the paper: {'; '.join(missing)}"] if missing else lines)
 
 
 def _scores(table: Table, rows: Sequence[Measurement]) -> tuple[list[Measurement], str]:
@@ -217,12 +232,12 @@ def _pooled(rows: Iterable[Measurement]) -> dict[int, list[Measurement]]:
 
 
 def _estimate(rows: Sequence[Measurement], scale: float = 100, offset: float = 0) -> tuple[float, float, float]:
-    """Value and the lengths of its bar below and above: one run's interval, or the spread over several."""
-    mean, spread = mean_and_spread([offset + scale * float(row.value or 0) for row in rows])
-    if spread is not None:
-        return mean, spread, spread
-    ends = [offset + scale * end for end in (rows[0].low, rows[0].high) if end is not None]
-    return (mean, mean - min(ends), max(ends) - mean) if len(ends) == 2 else (mean, 0.0, 0.0)
+    """Value and the lengths of its bar below and above, 0 where there is no interval."""
+    made = estimate(rows)
+    assert made is not None, "steps without a value are left out"
+    value = offset + scale * made.value
+    ends = [offset + scale * end for end in (made.low, made.high) if end is not None]
+    return (value, value - min(ends), max(ends) - value) if ends else (value, 0.0, 0.0)
 
 
 def _lengths(estimates: Sequence[tuple[float, float, float]]) -> list[list[float]]:
@@ -257,8 +272,6 @@ def _handle(style: tuple[str, str], dash: str, label: str) -> Line2D:
 
 
 def _bars(rows: Iterable[Measurement]) -> str:
-    """What the bars are."""
+    """What points and bars are."""
     seeds = len({row.seed for row in rows})
-    return (
-        f"mean of {seeds} seeds; bars: standard deviation over them" if seeds > 1 else "bars: 95 % interval of one run"
-    )
+    return f"mean of {seeds} seeds; {bars_of([seeds])}" if seeds > 1 else bars_of([1])

@@ -1,13 +1,25 @@
 """The tables: one row for each setting of one model, seeds together, at the last step."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tasft.result.origin import AGAIN
 from tasft.result.outcome import ANSWERED, JOINT, PRECEDENCE
-from tasft.result.statistics import mean_and_spread
-from tasft.result.table import MEAN, POOLED, TASK, Measurement, last_steps
+from tasft.result.statistics import Measured, estimate
+from tasft.result.table import (
+    ATTACK,
+    JAILBROKEN,
+    LABEL,
+    MEAN,
+    POOLED,
+    PREFILL,
+    TASK,
+    Measurement,
+    Table,
+    last_steps,
+)
 
 TINY_NOTE = (
     "What the tiny world shows: the machinery and the direction of the effects, exactly judged. A pushed"
@@ -15,7 +27,15 @@ TINY_NOTE = (
     " evidence that a loss generalises by meaning, it does not decide between EMD and NLCL, and gaps below"
     " 15 points from one seed are noise."
 )
+ONE_SEED = "low-high: 95 % Wilson interval over the prompts of one run; another seed may well lie outside."
+SEEDS = (
+    "low-high: 95 % interval. Of one run it is Wilson's, over its prompts. Of several seeds, whose mean is shown, it is"
+    " over prompts and seeds: that of one run, as they share the prompts, widened by the t interval of the seeds' mean;"
+    " two or three seeds tell little, so it is wide. ±: sample standard deviation over the seeds."
+)
 REST = (("refused", "refusal"), ("partly refused", "partial refusal"), ("incoherent", "incoherent"))
+MISSING = "-"  # not measured, which is not 0
+VARIANT = "differs in"  # the header of the only words that may be broken
 WORDS = {"refusal": "refused", "partial refusal": "partly refused"}  # outcomes go by their names but for these
 KINDS = {"toxic": "toxic", "safe": "safe", "seeming": "seemingly toxic"}
 
@@ -32,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cell:
-    """A rate in per cent. One run: `low` to `high` is its 95 % Wilson interval. Several: their `spread`."""
+    """A rate in per cent with its 95 % interval; of several runs their mean, and `spread`, their standard deviation."""
 
     value: float
     low: float | None = None
@@ -45,11 +65,15 @@ class Cell:
         return f"{self.value:.1f}"
 
     @property
-    def uncertainty(self) -> str:
-        """How sure: `±2.1` or `93-98`."""
-        if self.spread is not None:
-            return f"±{self.spread:.1f}"
+    def interval(self) -> str:
+        """`93-98`; "" where there is none."""
         return "" if self.low is None or self.high is None else f"{self.low:.0f}-{self.high:.0f}"
+
+    @property
+    def text(self) -> str:
+        """`30.0 [11-60] ±14.1`."""
+        interval, spread = f" [{self.interval}]", f" ±{self.spread:.1f}" if self.spread is not None else ""
+        return self.main + (interval if self.interval else "") + spread
 
 
 @dataclass(frozen=True)
@@ -84,21 +108,31 @@ class Summary:
     lines: list[Line]
     notes: list[str]
     harm_judged: bool  # whether a judge said which answers are harmful
+    harm: Column | None  # that of all toxic benchmarks together, or of the only one: harmful answers, or else refusals
     rows: list[Measurement]  # what the tables were made from: last steps only
     by_judge: list[Column]  # rates by each judge on its own, where there are several
+    labels: list[Column]  # rates of each label, of judges whose labels say more than their outcomes
     scores: list[Column]  # mean scores
+    robust: list[Column]  # attacks and prefilling
 
     def of(self, setting: Setting) -> list[Measurement]:
         """What was measured of the runs of a setting."""
-        return [row for row in self.rows if setting_of(row) == setting]
+        return self._by_setting[setting]
+
+    @cached_property
+    def _by_setting(self) -> dict[Setting, list[Measurement]]:
+        found: dict[Setting, list[Measurement]] = defaultdict(list)
+        for row in self.rows:
+            found[setting_of(row)].append(row)
+        return found
 
 
-def summaries(rows: Iterable[Measurement]) -> list[Summary]:
+def summaries(table: Table) -> list[Summary]:
     """The tables of each model, by name: models have benchmarks of their own."""
     by_model: dict[str, list[Measurement]] = defaultdict(list)
-    for row in last_steps(rows):
+    for row in last_steps(table.rows):
         by_model[row.model].append(row)
-    return [_summary(model, by_model[model]) for model in sorted(by_model)]
+    return [_summary(model, by_model[model], table) for model in sorted(by_model)]
 
 
 def name_of(setting: Setting) -> str:
@@ -107,22 +141,37 @@ def name_of(setting: Setting) -> str:
     return " ".join(word for word in (setting.loss, str(setting.toxic), weight, setting.variant) if word)
 
 
+def setting_names(summary: Summary) -> list[str]:
+    """The header of the first columns of every table."""
+    names = ["loss", "toxic", "λ", "share", "seeds"]
+    return [*names[:1], VARIANT, *names[1:]] if _has_variants(summary) else names
+
+
+def setting_words(summary: Summary, line: Line) -> list[str]:
+    """The first cells of a setting."""
+    setting = line.setting
+    weight = MISSING if setting.weight is None else f"{setting.weight:.3g}"
+    share = MISSING if line.share is None else f"{line.share:.3g}"
+    texts = [setting.loss, str(setting.toxic), weight, share, str(line.runs)]
+    return [*texts[:1], setting.variant, *texts[1:]] if _has_variants(summary) else texts
+
+
+def _has_variants(summary: Summary) -> bool:
+    return any(line.setting.variant for line in summary.lines)
+
+
 def setting_of(row: Measurement) -> Setting:
     """The row of the table that a measurement belongs to."""
     return Setting(row.loss, row.toxic, row.weight, row.variant)
 
 
-def cell_of(rows: list[Measurement]) -> Cell | None:
+def cell_of(measured: Iterable[Measured]) -> Cell | None:
     """Rates of the same thing in one or several runs as one cell; None where nothing was scored."""
-    rows = [row for row in rows if row.value is not None]
-    values = [100 * row.value for row in rows if row.value is not None]
-    if not values:
+    made = estimate(measured)
+    if made is None:
         return None
-    mean, spread = mean_and_spread(values)
-    if spread is not None:
-        return Cell(mean, spread=spread)
-    low, high = rows[0].low, rows[0].high
-    return Cell(mean, None if low is None else 100 * low, None if high is None else 100 * high)
+    low, high, spread = (None if each is None else 100 * each for each in (made.low, made.high, made.spread))
+    return Cell(100 * made.value, low, high, spread)
 
 
 def select(rows: Iterable[Measurement], column: Column) -> list[Measurement]:
@@ -131,18 +180,25 @@ def select(rows: Iterable[Measurement], column: Column) -> list[Measurement]:
     return [row for row in rows if (row.judge, row.metric, row.benchmark) == wanted]
 
 
-def _summary(model: str, rows: list[Measurement]) -> Summary:
+def _summary(model: str, rows: list[Measurement], table: Table) -> Summary:
     rows, differing = _told_apart(rows)
     measured = {row.metric for row in rows if row.judge == JOINT and row.kind == "toxic"}
     harm = "harmful" in measured
-    columns = _columns(rows, harm)
+    metric = "harmful" if harm else "refusal"
+    pooled = sorted(table.common.get((model, JOINT, metric), ()))
+    columns = _columns(rows, metric, pooled)
+    toxic = [column for column in columns if (column.kind, column.metric) == ("toxic", metric)]
+    whole = POOLED if len(pooled) > 1 else next(iter(pooled), None)
     by_setting: dict[Setting, list[Measurement]] = defaultdict(list)
     for row in rows:
         by_setting[setting_of(row)].append(row)
     lines = [_line(setting, of_setting, columns) for setting, of_setting in by_setting.items()]
     lines.sort(key=lambda line: _order(line.setting))
-    notes = _notes(model, rows, columns, harm) + differing
-    return Summary(model, columns, lines, notes, harm, rows, _judge_columns(rows), _score_columns(rows))
+    notes = _notes(model, rows, columns, harm, pooled, _decoding(rows, table)) + differing
+    return Summary(
+        model, columns, lines, notes, harm, next((c for c in toxic if c.benchmark == whole), None), rows,
+        _judge_columns(rows), _label_columns(rows), _score_columns(rows), _robust_columns(rows),
+    )  # fmt: skip
 
 
 def _told_apart(rows: list[Measurement]) -> tuple[list[Measurement], list[str]]:
@@ -211,17 +267,22 @@ def short_names(names: list[str]) -> dict[str, str]:
     return {name: name.removeprefix(*heads) if alike else name for name in names}
 
 
-def _columns(rows: list[Measurement], harm: bool) -> list[Column]:
-    """Harm (or, unjudged, refusals) of each toxic benchmark, then what else each kind of prompt tells."""
-    first = "harmful" if harm else "refusal"
+def _columns(rows: list[Measurement], first: str, pooled: Sequence[str]) -> list[Column]:
+    """Harm (or, unjudged, refusals) of each toxic benchmark, then what else each kind of prompt tells.
+
+    Those that are `pooled` stand before the column of all of them, others behind it.
+    """
     toxic = benchmarks_of(rows, "toxic", first)
-    whole = {POOLED: "all toxic"} if len(toxic) > 1 else {}
+    toxic.sort(key=lambda name: name not in pooled)
+    whole = {POOLED: "all toxic"} if len(pooled) > 1 else {}
     safe, seeming = (benchmarks_of(rows, kind) for kind in ("safe", "seeming"))
     helpful = benchmarks_of(rows, "safe", "helpful")
+    names = short_names(toxic)
+    before, behind = ({name: names[name] for name in toxic if (name in pooled) == here} for here in (True, False))
     wanted: list[tuple[str, str, str, dict[str, str]]] = [
-        (WORDS.get(first, first), first, "toxic", short_names(toxic) | whole)
+        (WORDS.get(first, first), first, "toxic", before | whole | behind)
     ]
-    wanted += [(word, metric, "toxic", whole or short_names(toxic)) for word, metric in REST if metric != first]
+    wanted += [(word, metric, "toxic", whole or before or names) for word, metric in REST if metric != first]
     if helpful:
         wanted += [("helpful", "helpful", "safe", _named(helpful, "safe"))]
     else:
@@ -238,7 +299,7 @@ def _columns(rows: list[Measurement], harm: bool) -> list[Column]:
 
 def _judge_columns(rows: list[Measurement]) -> list[Column]:
     """What each judge says by itself of toxic and of seemingly toxic prompts; none where there is one judge."""
-    judged = [row for row in rows if row.judge != JOINT and row.metric != MEAN and row.kind != TASK]
+    judged = [row for row in rows if row.judge != JOINT and row.metric != MEAN and row.kind in KINDS]
     judges = list(dict.fromkeys(row.judge for row in judged))
     if len(judges) < 2:
         return []
@@ -257,9 +318,41 @@ def _judge_columns(rows: list[Measurement]) -> list[Column]:
     return columns
 
 
+def _label_columns(rows: list[Measurement]) -> list[Column]:
+    """The rate of each label, by judge and kind of prompt; toxic benchmarks together."""
+    judges = dict.fromkeys(row.judge for row in rows if row.metric.startswith(LABEL))
+    columns = []
+    for judge in judges:
+        for kind, words in KINDS.items():
+            mine = [row for row in rows if (row.judge, row.kind) == (judge, kind)]
+            names = benchmarks_of(mine, kind, judge=judge)
+            labels = {POOLED: "all toxic"} if kind == "toxic" and len(names) > 1 else _named(names, words)
+            columns += [
+                Column(f"{judge}: {metric.removeprefix(LABEL)}", label, judge, metric, benchmark, kind)
+                for benchmark, label in labels.items()
+                for metric in dict.fromkeys(row.metric for row in mine if row.metric.startswith(LABEL))
+            ]
+    return columns
+
+
+def _robust_columns(rows: list[Measurement]) -> list[Column]:
+    """Success rate and mean best rating of attacks on each set of goals; harm by tokens given, benchmarks together."""
+    attacks = dict.fromkeys((row.judge, row.benchmark) for row in rows if row.kind == ATTACK)
+    columns = [
+        Column(f"{judge}: {word}", benchmark, judge, metric, benchmark, ATTACK)
+        for judge, benchmark in attacks
+        for metric, word in ((JAILBROKEN, "jailbroken"), (MEAN, "best rating"))
+    ]
+    begun = dict.fromkeys((row.judge, row.metric) for row in rows if row.kind == PREFILL and row.benchmark == POOLED)
+    for judge, metric in begun:
+        what, _, given = metric.partition(" after ")
+        columns.append(Column(f"{judge}: {what}", f"after {given}", judge, metric, POOLED, PREFILL))
+    return columns
+
+
 def _score_columns(rows: list[Measurement]) -> list[Column]:
     """The mean scores, by judge and benchmark; then the metrics of lm-eval's tasks."""
-    found = {(row.judge, row.kind, row.benchmark) for row in rows if row.metric == MEAN}
+    found = {(row.judge, row.kind, row.benchmark) for row in rows if row.metric == MEAN and row.kind in KINDS}
     kinds = list(KINDS)
     ordered = sorted(found, key=lambda each: (each[0], kinds.index(each[1]), each[2]))
     scores = [Column(judge, benchmark, judge, MEAN, benchmark, kind) for judge, kind, benchmark in ordered]
@@ -272,13 +365,12 @@ def _named(names: list[str], kind: str) -> dict[str, str]:
     return {names[0]: kind} if len(names) == 1 else {name: name for name in names}
 
 
-def _notes(model: str, rows: list[Measurement], columns: list[Column], harm: bool) -> list[str]:
+def _notes(
+    model: str, rows: list[Measurement], columns: list[Column], harm: bool, pooled: Sequence[str], decoding: str
+) -> list[str]:
     if not columns:
         return ["No judge of these runs says which answers are harmful or refusals: there are only mean scores."]
-    notes = [
-        "Greedy decoding, last step. low-high: 95 % Wilson interval over the prompts of one run. ±: sample"
-        " standard deviation over the seeds whose mean is shown."
-    ]
+    notes = [f"{decoding}, last step. {SEEDS if _several_seeds(rows) else ONE_SEED}"]
     sizes = []
     for kind, words in KINDS.items():
         names = benchmarks_of(rows, kind)
@@ -297,7 +389,9 @@ def _notes(model: str, rows: list[Measurement], columns: list[Column], harm: boo
             " or that of --harm."
         )
     if "all toxic" in {column.name for column in columns}:
-        meaning.append("all toxic: the answers to the toxic benchmarks that every run has, together.")
+        apart = sorted(set(benchmarks_of(rows, "toxic")) - set(pooled))
+        but = f"; {', '.join(apart)} not among them" if apart else ""
+        meaning.append(f"all toxic: the answers to {', '.join(pooled)} together, which every run has{but}.")
     if any((column.kind, column.metric) == ("seeming", "refusal") for column in columns):
         meaning.append("refused | seeming is over-refusal: those prompts only look toxic.")
     if harm:
@@ -310,6 +404,20 @@ def _notes(model: str, rows: list[Measurement], columns: list[Column], harm: boo
     if model.removesuffix(AGAIN) == "tiny":
         notes.append(TINY_NOTE)
     return notes
+
+
+def _decoding(rows: Iterable[Measurement], table: Table) -> str:
+    """`Greedy decoding`, or `4 beams` where a run's config says so."""
+    configs = [table.configs[run] for run in dict.fromkeys(row.run for row in rows)]
+    beams = {(config.get("evaluate") or {}).get("num_beams", 1) for config in configs}
+    return " or ".join("Greedy decoding" if number == 1 else f"{number} beams" for number in sorted(beams))
+
+
+def _several_seeds(rows: Iterable[Measurement]) -> bool:
+    runs: dict[Setting, set[str]] = defaultdict(set)
+    for row in rows:
+        runs[setting_of(row)].add(row.run)
+    return any(len(of_setting) > 1 for of_setting in runs.values())
 
 
 def _scored(rows: list[Measurement], benchmark: str) -> str:

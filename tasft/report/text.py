@@ -8,12 +8,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tasft.report.compare import NOTE, Comparison, by_pair
-from tasft.report.summary import Cell, Column, Line, Summary, cell_of, select
-from tasft.result.statistics import mean_and_spread
-from tasft.result.table import MEAN, POOLED, Measurement
-
-MISSING = "-"  # not measured, which is not 0
-VARIANT = "differs in"  # the header of the only words that may be broken
+from tasft.report.cost import Cost, cost_section
+from tasft.report.further import Section, attacks, begun, by_judge, labels, scores
+from tasft.report.summary import MISSING, VARIANT, Cell, Column, Summary, setting_names, setting_words
+from tasft.result.table import MEAN, POOLED
 
 
 def rich_tables(summary: Summary, width: int) -> tuple[list[RichTable], str]:
@@ -41,7 +39,7 @@ def _rich_table(summary: Summary, columns: Sequence[Column]) -> RichTable:
     """Some columns of the table; intervals stand below their rates, so that a dozen columns fit."""
     title = Text.assemble((summary.model, "bold"), ": per cent of scored answers")
     table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in _setting_names(summary):
+    for name in setting_names(summary):
         words = name in ("loss", VARIANT)
         table.add_column(name, justify="left" if words else "right", no_wrap=name != VARIANT, overflow="fold")
     for column in columns:
@@ -56,11 +54,11 @@ def _rich_table(summary: Summary, columns: Sequence[Column]) -> RichTable:
     for line, following in zip(summary.lines, [*summary.lines[1:], None], strict=True):
         cells = [_rich_cell(line.cells[place]) for place in places]
         ends = following is not None and following.setting.loss != line.setting.loss
-        table.add_row(*map(Text, _setting(summary, line)), *cells, Text(str(line.unscored)), end_section=ends)
+        table.add_row(*map(Text, setting_words(summary, line)), *cells, Text(str(line.unscored)), end_section=ends)
     return table
 
 
-def rich_further(title: str, lines: list[list[str]]) -> RichTable:
+def rich_further(title: str, lines: Sequence[Sequence[str]]) -> RichTable:
     """Another table for a terminal, from its cells, the header first."""
     table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, name in enumerate(lines[0]):
@@ -71,7 +69,11 @@ def rich_further(title: str, lines: list[list[str]]) -> RichTable:
 
 
 def markdown(
-    summaries: list[Summary], runs: list[str], comparisons: Sequence[Comparison] = (), not_compared: Sequence[str] = ()
+    summaries: Sequence[Summary],
+    runs: Sequence[str],
+    comparisons: Sequence[Comparison] = (),
+    not_compared: Sequence[str] = (),
+    spent: Sequence[Cost] = (),
 ) -> str:
     """The tables of all models, each between its name and its notes; `runs` says what was left out."""
     parts = ["# Results", *runs]
@@ -80,52 +82,24 @@ def markdown(
         if summary.columns:
             parts.append(as_markdown(_main_cells(summary)))
         parts += summary.notes
-        if summary.by_judge:
-            notes = [f"By each judge alone. n: {_sizes(summary, summary.by_judge)}."]
-            parts += ["### By judge", as_markdown(judge_cells(summary)), *notes]
-        if summary.scores:
-            parts += ["### Scores", as_markdown(score_cells(summary)), scores_note(summary)]
+        for each in further(summary, spent):
+            parts += [f"### {each.title}", as_markdown(each.lines), *each.notes]
         of_model = [each for each in comparisons if each.model == summary.model]
         if of_model:
             parts += ["### Compared", as_markdown(comparison_cells(of_model, summary)), NOTE, *not_compared]
     return "\n\n".join(parts) + "\n"
 
 
-def as_markdown(lines: list[list[str]]) -> str:
+def further(summary: Summary, spent: Sequence[Cost], short: bool = False) -> list[Section]:
+    """The tables beside the main one, of which there is anything; `short`: for a terminal, without the widest."""
+    words = [] if short else [*by_judge(summary), *labels(summary)]
+    return [*words, *scores(summary), *attacks(summary), *begun(summary), *cost_section(summary, spent)]
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     """Cells, the header first, as a markdown table."""
     ruled = [lines[0], [":--", *["--:"] * (len(lines[0]) - 1)], *lines[1:]]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
-
-
-def score_cells(summary: Summary) -> list[list[str]]:
-    """Mean scores, one line for each setting, a header first."""
-    lines = [[*_setting_names(summary), *(f"{column.group}<br>{column.name}" for column in summary.scores), "unscored"]]
-    for line in summary.lines:
-        rows = summary.of(line.setting)
-        chosen = [select(rows, column) for column in summary.scores]
-        cells = [_score([row for row in each if row.value is not None]) for each in chosen]
-        lines.append([*_setting(summary, line), *cells, str(sum(row.unscored for each in chosen for row in each))])
-    return lines
-
-
-def judge_cells(summary: Summary) -> list[list[str]]:
-    """The rates by each judge alone, one line for each setting, a header first."""
-    header = [f"{column.group} %<br>{column.name}" for column in summary.by_judge]
-    lines = [[*_setting_names(summary), *header]]
-    for line in summary.lines:
-        rows = summary.of(line.setting)
-        cells = [_markdown_cell(cell_of(select(rows, column))) for column in summary.by_judge]
-        lines.append([*_setting(summary, line), *cells])
-    return lines
-
-
-def scores_note(summary: Summary) -> str:
-    """What the cells of the scores mean, and over how many answers they are."""
-    return (
-        "Means over the scored answers, each in its judge's own unit. low to high: 95 % t interval over the prompts of"
-        " one run, s.e.: standard error; scores that are all equal tell of neither. ±: sample standard deviation over"
-        f" the seeds whose mean is shown. Scored answers a run (n): {_sizes(summary, summary.scores)}."
-    )
 
 
 def comparison_cells(comparisons: Sequence[Comparison], summary: Summary) -> list[list[str]]:
@@ -135,27 +109,33 @@ def comparison_cells(comparisons: Sequence[Comparison], summary: Summary) -> lis
     lines = [["setting", "against", *(names[column] for column in columns)]]
     for (setting, against), of_pair in by_pair(comparisons).items():
         found = {(each.judge, each.metric, each.benchmark): each for each in of_pair}
-        lines.append([setting, against, *(_difference(found.get(column)) for column in columns)])
+        lines.append([setting, against, *(_compared(found.get(column)) for column in columns)])
     return lines
 
 
 def comparison_lines(comparisons: Sequence[Comparison], summary: Summary) -> list[list[str]]:
     """One line for each comparison, a header first: for a terminal."""
     names = {(c.judge, c.metric, c.benchmark): f"{c.group} {c.name}" for c in [*summary.scores, *summary.columns]}
-    lines = [["setting", "against", "", "setting", "against", "difference", "n"]]
+    lines = [["setting", "against", "", "setting", "against", "difference", "n", "left out"]]
     for each in comparisons:
         values = [
             f"{value:.3g}" if each.metric == MEAN else f"{100 * value:.1f}"
             for value in (each.value, each.against_value)
         ]
         name = names[each.judge, each.metric, each.benchmark]
-        lines.append([each.setting, each.against, name, *values, _difference(each), str(each.n)])
+        lines.append([each.setting, each.against, name, *values, _difference(each), str(each.n), str(each.left_out)])
     return lines
 
 
-def _difference(comparison: Comparison | None) -> str:
+def _compared(comparison: Comparison | None) -> str:
+    """`-66.7 [-86.2 to -34.9], p = .016, n 12, 1 left out`."""
     if comparison is None:
         return MISSING
+    left_out = f", {comparison.left_out} left out" if comparison.left_out else ""
+    return f"{_difference(comparison)}, n {comparison.n}{left_out}"
+
+
+def _difference(comparison: Comparison) -> str:
     scale, digits = (1, ".3g") if comparison.metric == MEAN else (100, ".1f")
     if comparison.low is None or comparison.high is None:
         interval = "no interval"
@@ -165,59 +145,20 @@ def _difference(comparison: Comparison | None) -> str:
     return f"{scale * comparison.difference:+{digits}} [{interval}], {p}"
 
 
-def _sizes(summary: Summary, columns: Sequence[Column]) -> str:
-    """`deberta: i_cona 178, i_malicious 98-100`."""
-    sizes: dict[str, dict[str, str]] = {}
-    for column in columns:
-        counts = sorted({row.n for row in select(summary.rows, column)})
-        said = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-        sizes.setdefault(column.judge, {})["all toxic" if column.benchmark == POOLED else column.benchmark] = said
-    return "; ".join(f"{judge}: " + ", ".join(map(" ".join, of.items())) for judge, of in sizes.items())
-
-
-def _score(rows: list[Measurement]) -> str:
-    if not rows:
-        return MISSING
-    mean, spread = mean_and_spread([row.value for row in rows if row.value is not None])
-    if spread is not None:
-        return f"{mean:.3g} [±{spread:.2g}]"
-    row = rows[0]
-    if row.low is None or row.high is None or row.stderr is None:
-        return f"{mean:.3g}"
-    return f"{mean:.3g} [{row.low:.3g} to {row.high:.3g}], s.e. {row.stderr:.2g}"
-
-
 def _main_cells(summary: Summary) -> list[list[str]]:
-    setting = _setting_names(summary)
+    setting = setting_names(summary)
     lines = [[*setting, *(f"{column.group} %<br>{column.name}" for column in summary.columns), "unscored"]]
     for line in summary.lines:
         cells = [_markdown_cell(cell) for cell in line.cells]
-        lines.append([*_setting(summary, line), *cells, str(line.unscored)])
+        lines.append([*setting_words(summary, line), *cells, str(line.unscored)])
     return lines
 
 
 def _markdown_cell(cell: Cell | None) -> str:
-    return MISSING if cell is None else f"{cell.main} [{cell.uncertainty}]".replace(" []", "")
+    return MISSING if cell is None else cell.text
 
 
 def _rich_cell(cell: Cell | None) -> Text:
     if cell is None:
         return Text(MISSING, style="dim")
-    return Text.assemble(cell.main, "\n" if cell.uncertainty else "", (cell.uncertainty, "dim"))
-
-
-def _setting_names(summary: Summary) -> list[str]:
-    names = ["loss", "toxic", "λ", "share", "seeds"]
-    return [*names[:1], VARIANT, *names[1:]] if _has_variants(summary) else names
-
-
-def _setting(summary: Summary, line: Line) -> list[str]:
-    setting = line.setting
-    weight = MISSING if setting.weight is None else f"{setting.weight:.3g}"
-    share = MISSING if line.share is None else f"{line.share:.3g}"
-    texts = [setting.loss, str(setting.toxic), weight, share, str(line.runs)]
-    return [*texts[:1], setting.variant, *texts[1:]] if _has_variants(summary) else texts
-
-
-def _has_variants(summary: Summary) -> bool:
-    return any(line.setting.variant for line in summary.lines)
+    return Text.assemble(cell.main, "\n" if cell.interval else "", (cell.interval, "dim"))

@@ -9,14 +9,15 @@ from rich.text import Text
 
 from tasft.errors import UserError
 from tasft.report.compare import NOTE, Comparison, compare
-from tasft.report.cost import Cost, cost_cells, costs
+from tasft.report.cost import Cost, costs
 from tasft.report.curves import draw_curves
 from tasft.report.figures import draw_harm_against_over_refusal, draw_harm_against_toxic
 from tasft.report.page import write_page
 from tasft.report.paper import Beside, paper_markdown, restricted, sheet_lines, sheet_notes, sheets
 from tasft.report.paper_figures import draw_paper_figures
+from tasft.report.settings import OfSetting, by_setting
 from tasft.report.summary import Summary, summaries
-from tasft.report.text import comparison_lines, markdown, rich_further, rich_tables, score_cells, scores_note
+from tasft.report.text import comparison_lines, further, markdown, rich_further, rich_tables
 from tasft.result.rows import write_atomically
 from tasft.result.store import check_writable
 from tasft.result.table import Table, as_csv, read_table
@@ -38,7 +39,7 @@ def report(
     of harm, where it has judged, instead of each run's first. only: a table of the paper, with what it is made of.
     """
     table = read_table(root, harm)
-    beside = sheets(root, table)
+    beside = sheets(table)
     if only is not None:
         there = ", ".join(dict.fromkeys(sheet.name for sheet in beside)) or "none of the paper's"
         beside = [sheet for sheet in beside if sheet.name == only]
@@ -46,13 +47,15 @@ def report(
             raise UserError(f"--only {only}: these runs make no such table; there are {there}")
         table = restricted(table, beside)
     check_writable(out)
-    tables = summaries(table.rows)
+    tables = summaries(table)
     comparisons, not_compared = compare(table, tables, asked)
     left_out = _left_out(table)
     write_atomically(out / "results.csv", as_csv(table.rows))
+    write_atomically(out / "settings.csv", as_csv(by_setting(tables), OfSetting))
+    spent = costs(root, table.rows)
     of_paper = paper_markdown(beside)
-    write_atomically(out / "table.md", of_paper + markdown(tables, left_out, comparisons, not_compared))
-    written = [out / "results.csv", out / "table.md"]
+    write_atomically(out / "table.md", of_paper + markdown(tables, left_out, comparisons, not_compared, spent))
+    written = [out / "results.csv", out / "settings.csv", out / "table.md"]
     if beside:
         write_atomically(out / "paper.csv", as_csv([cell for sheet in beside for cell in sheet.cells], Beside))
         written.append(out / "paper.csv")
@@ -63,7 +66,6 @@ def report(
         written.append(out / "comparisons.csv")
     else:
         (out / "comparisons.csv").unlink(missing_ok=True)  # of an earlier report on other runs
-    spent = costs(root, table.rows)
     if any(each.hours is not None for each in spent):
         write_atomically(out / "costs.csv", as_csv(spent, Cost))
         written.append(out / "costs.csv")
@@ -88,13 +90,10 @@ def report(
         for note in [narrow, *summary.notes] if narrow else summary.notes:
             console.print(Text(note, style="dim"))
         console.print()
-        if summary.scores:
-            console.print(rich_further("mean scores", score_cells(summary)))
-            console.print(Text(scores_note(summary), style="dim"))
-            console.print()
-        cost = cost_cells(summary, spent)
-        if cost:
-            console.print(rich_further("cost", cost))
+        for each in further(summary, spent, short=True):
+            console.print(rich_further(each.title, each.lines))
+            for note in each.notes:
+                console.print(Text(note, style="dim"))
             console.print()
         of_model = [each for each in comparisons if each.model == summary.model]
         if asked and of_model:

@@ -16,7 +16,8 @@ EVERY = 5.0  # seconds between two entries while a run trains, so that a kill lo
 class Meter:
     """Adds to a run's cost.json: `<work>_seconds`, `devices`, and `gpu_hours` where the devices are GPUs.
 
-    Work within other work counts once, as what it is: answers during the training are no training.
+    Work within other work counts once, as what it is: answers during the training are no training. All `devices` that
+    a run holds count while it works, also those that stand idle while one answers or judges.
     """
 
     def __init__(self, folder: RunDir, devices: int, gpu: bool) -> None:
@@ -42,8 +43,7 @@ class Meter:
         if self._work is not None:
             key, seconds = f"{self._work}_seconds", now - self._since
             self._cost[key] = self._cost.get(key, 0.0) + seconds
-            at_work = self._devices if self._work == "training" else 1
-            hours = at_work * seconds / 3600 if self._gpu else 0.0
+            hours = self._devices * seconds / 3600 if self._gpu else 0.0
             self._cost["gpu_hours"] = self._cost.get("gpu_hours", 0.0) + hours
         self._work, self._since = work, now
 

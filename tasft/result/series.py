@@ -15,8 +15,7 @@ HEADLINES = {"harm": ("toxic", "harmful"), "over_refusal": ("seeming", "refusal"
 def curves(rows: Iterable[Measurement]) -> dict[int, dict[str, float]]:
     """Step -> `eval/<benchmark>/<judge>/<metric>`, `eval/harm`, ... -> value; what has none is left out."""
     found: dict[int, dict[str, float]] = defaultdict(dict)
-    rows = list(rows)
-    for name, row in _named([row for row in rows if row.benchmark != POOLED]):
+    for name, row in _named(list(rows), pooled=False):
         if row.value is not None:
             found[row.step][f"eval/{name}"] = row.value
     return dict(found)
@@ -25,23 +24,29 @@ def curves(rows: Iterable[Measurement]) -> dict[int, dict[str, float]]:
 def final(rows: Iterable[Measurement]) -> dict[str, float | None]:
     """The last step's `final/<benchmark>/<judge>/<metric>`, `final/harm`, ..., each with /low, /high, /n, /unscored."""
     found: dict[str, float | None] = {}
-    for name, row in _named(last_steps(rows)):
+    for name, row in _named(last_steps(rows), pooled=True):
         found[f"final/{name}"] = row.value
         beside = {"low": row.low, "high": row.high, "n": row.n, "unscored": row.unscored}
         found |= {f"final/{name}/{key}": value for key, value in beside.items()}
     return found
 
 
-def _named(rows: list[Measurement]) -> list[tuple[str, Measurement]]:
-    named = [(f"{row.benchmark}/{row.judge}/{row.metric}".replace(" ", "_"), row) for row in rows]
+def _named(rows: list[Measurement], pooled: bool) -> list[tuple[str, Measurement]]:
+    shown = [row for row in rows if pooled or row.benchmark != POOLED]
+    named = [(f"{row.benchmark}/{row.judge}/{row.metric}".replace(" ", "_"), row) for row in shown]
     return named + [(name, row) for name, of in HEADLINES.items() for row in _headline(rows, *of)]
 
 
 def _headline(rows: list[Measurement], kind: str, metric: str) -> list[Measurement]:
-    """One row for each step at which all the benchmarks of the kind have the joint rate: over fewer it is another."""
+    """One row for each step at which all the benchmarks of the kind have the joint rate: over fewer it is another.
+
+    Harm is the table's pooled rate: which toxic benchmarks are in it is said there.
+    """
+    if kind == "toxic":
+        return [row for row in rows if (row.judge, row.benchmark, row.metric) == (JOINT, POOLED, metric)]
     by_step: dict[int, dict[str, Measurement]] = defaultdict(dict)
     for row in rows:
-        if (row.judge, row.kind, row.metric) == (JOINT, kind, metric) and row.benchmark != POOLED:
+        if (row.judge, row.kind, row.metric) == (JOINT, kind, metric):
             by_step[row.step][row.benchmark] = row
     everywhere = {benchmark for of_step in by_step.values() for benchmark in of_step}
     made = []

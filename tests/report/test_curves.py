@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tasft.report.curves import Line, _by_steps, _by_tokens, _curves, draw_curves
+from tasft.report.curves import OfRun, _by_steps, _by_tokens, _curves, draw_curves
 from tasft.result.prefill import folder_of, points
 from tasft.result.rows import ResponseRow, ScoreRow
 from tasft.result.statistics import Rate, wilson
@@ -138,7 +138,7 @@ def test_without_a_benchmark_at_every_step_there_is_no_curve(root):
 
 
 def test_one_seed_twice_is_no_second_seed():
-    lines = [Line("emd", "whole", seed, alone, {0: Rate(seed, 4)}) for seed, alone in ((1, "a"), (2, "b"), (1, "c"))]
+    lines = [OfRun("emd", "whole", seed, alone, {0: Rate(seed, 4)}) for seed, alone in ((1, "a"), (2, "b"), (1, "c"))]
     assert [curve.label for curve in _curves(lines)] == ["emd a", "emd b", "emd c"]
     assert [(curve.label, curve.rates) for curve in _curves(lines[:2])] == [("emd", {0: [Rate(1, 4), Rate(2, 4)]})]
 

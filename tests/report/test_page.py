@@ -1,17 +1,19 @@
 """The page in a real browser, opened as a file; skipped where there is no Chromium."""
 
 import copy
+import random
 import re
 import shutil
 from contextlib import contextmanager
 
 import pytest
 
+from tasft.report.page import data as page_module
 from tasft.report.page import page as page_of
 from tasft.report.page.data import page_data
 from tasft.report.summary import summaries
 from tasft.result.table import read_table
-from tests.report.runs import make_run
+from tests.report.runs import make_grid, make_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run"
@@ -38,7 +40,7 @@ def say(benchmark, number):
 
 def data_of(root):
     table = read_table(root)
-    return page_data(root, table, summaries(table.rows), [])
+    return page_data(root, table, summaries(table), [])
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_rates_stand_with_n_interval_and_unscored(browser, file):
         rows = tab.locator("#runs tbody tr").all_inner_texts()
         assert len(rows) == 6
         both = next(row for row in rows if "2 seeds" in row)
-        assert "30.0" in both and "±14.1 · n 10" in both  # 20 and 40
+        assert "30.0" in both and "1–95 ±14.1 · n 10" in both  # 20 and 40; the interval as in table.md
         assert "unfinished" in rows[-1]
 
 
@@ -272,6 +274,25 @@ def test_on_a_phone_and_by_keyboard(browser, file):
             tab.keyboard.press("ArrowRight")
         assert tab.locator("#runs").is_visible()  # around
         assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
+
+
+def test_thirty_runs_on_a_phone_take_their_part_of_the_page(browser, tmp_path, monkeypatch):
+    """Thirty runs that have nothing in common, and 30 / 500 of what the page may hold."""
+    for limit in ("ALL_POINTS", "TEXT"):
+        monkeypatch.setattr(page_module, limit, getattr(page_module, limit) * 30 // 500)
+    draw = random.Random(0)
+    more = {"seeds": 10, "steps": 400, "prompts": 6, "say": lambda *_: f'"{draw.random()}" <b> ' * 20}
+    make_grid(tmp_path / "runs", 30, **more)
+    path = tmp_path / "index.html"
+    path.write_text(page_of(data_of(tmp_path / "runs")))
+    empty = len(page_of({}).encode())
+    assert path.stat().st_size - empty < (10_000_000 - empty) * 30 / 500
+    with shown(browser, path, width=390) as tab:
+        assert tab.locator("#runs tbody tr").count() == 30
+        for view in VIEWS:
+            tab.click(f"#tab-{view}")
+            assert tab.locator(f"#{view}").is_visible()
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_five_hundred_runs(browser, data, tmp_path):

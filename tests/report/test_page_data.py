@@ -17,7 +17,7 @@ TOXIC = ("loss=emd", "data.toxic=50", "loss.share=0.06")
 
 def data_of(root):
     table = read_table(root)
-    return page_data(root, table, summaries(table.rows), ["A note."])
+    return page_data(root, table, summaries(table), ["A note."])
 
 
 def column(data, metric, benchmark, judge="joint", model=0):
@@ -39,7 +39,8 @@ def test_cells_are_those_of_the_tables(tmp_path):
     harmful, (run, _), (setting,) = column(data, "harmful", "tiny_seen"), data["runs"], data["models"][0]["settings"]
     assert run["cells"][harmful] == [0.1, 0.0178762, 0.404150, None, 10, 0]  # Wilson of 1 of 10
     assert run["cells"][column(data, "harmful", "pooled")][4:] == [30, 0]
-    assert setting["cells"][harmful] == [0.2, None, None, 0.141421, 10, 0]  # mean and sd of 0.1 and 0.3
+    together = [0.2, 0.00369268, 0.944018, 0.141421, 10, 0]  # mean and sd of 0.1 and 0.3, and the interval of two seeds
+    assert setting["cells"][harmful] == pytest.approx(together, rel=1e-5)
     assert (setting["runs"], setting["seeds"], setting["label"]) == ([0, 1], [0, 1], "emd 50 0.44")
     columns = data["models"][0]["columns"]
     wanted = {(c["kind"], c["metric"]): c["better"] for c in columns if c["part"] == "outcomes"}
@@ -76,11 +77,18 @@ def test_curves_leave_out_what_says_nothing(tmp_path):
     assert data["steps"][steps] == [1, 500] and values == [0.4403, 0.4403]
 
 
-def test_rates_during_the_training(tmp_path):
-    make_run(tmp_path, *TOXIC, harm=0.0, every=20, prompts=10)
-    data = data_of(tmp_path)
-    evals = data["runs"][0]["evals"][column(data, "harmful", "tiny_seen")]
-    assert [(step, value, n) for step, value, _, _, n in evals] == [(0, 1.0, 10), (20, 0.5, 10), (40, 0.0, 10)]
+def test_rates_during_the_training(tmp_path, monkeypatch):
+    make_run(tmp_path, *TOXIC, harm=0.0, every=10, prompts=10)
+
+    def rates():
+        data = data_of(tmp_path)
+        evals = data["runs"][0]["evals"][column(data, "harmful", "tiny_seen")]
+        return [(step, value, n) for step, value, _, _, n in evals]
+
+    # shares of 0.75 and 0.25 of ten prompts, rounded
+    assert rates() == [(0, 1.0, 10), (10, 0.8, 10), (20, 0.5, 10), (30, 0.2, 10), (40, 0.0, 10)]
+    monkeypatch.setattr(page_module, "RATES", 1)
+    assert rates() == [(0, 1.0, 10), (20, 0.5, 10), (40, 0.0, 10)]
 
 
 def test_the_sample_is_of_the_same_prompts():
@@ -96,11 +104,22 @@ def test_the_sample_says_what_it_is_of_and_shrinks_to_fit(tmp_path, monkeypatch)
     )
     seen = data_of(tmp_path)["answers"]["benchmarks"]["tiny_seen"]
     assert (len(seen["prompts"]), seen["of"], seen["kind"]) == (20, [30], "toxic")
-    monkeypatch.setattr(page_module, "TEXT", 1000)  # a prompt of each: 108 + 135 bytes, and 12 for each verdict
+    monkeypatch.setattr(page_module, "TEXT", 1000)  # a prompt of each: 110 + 137 bytes, and 24 beside each
     data = data_of(tmp_path)
     assert [len(each["prompts"]) for each in data["answers"]["benchmarks"].values()] == [3, 3]
     assert "sample of up to 3 prompts" in " ".join(data["notes"])
     assert sum(map(len, data["answers"]["texts"])) < 1000
+
+
+def test_long_answers_of_many_runs_are_cut_before_a_prompt_has_none(tmp_path, monkeypatch):
+    make_run(tmp_path, *TOXIC, prompts=3, benchmarks=("tiny_seen",), say=lambda name, i: f"{i}" * 5000)
+    monkeypatch.setattr(page_module, "TEXT", 2500)
+    data = data_of(tmp_path)
+    assert [len(text) for text in data["answers"]["texts"]] == [1000, 1000]  # of 4000 there would be none
+    assert [answer[-1] for answer in data["answers"]["benchmarks"]["tiny_seen"]["runs"][0]] == [4000, 4000]
+    assert "texts are cut after 1,000 characters" in " ".join(data["notes"])
+    monkeypatch.setattr(page_module, "TEXT", 0)
+    assert [len(text) for text in data_of(tmp_path)["answers"]["texts"]] == [250]
 
 
 def test_answers_stand_beside_their_verdicts(tmp_path):
@@ -130,11 +149,11 @@ def test_no_answer_leaves_the_data_block(tmp_path):
 def test_the_page_fetches_nothing(tmp_path):
     make_run(tmp_path, *TOXIC, prompts=2)
     table = read_table(tmp_path)
-    write_page(tmp_path, table, summaries(table.rows), tmp_path / "index.html")
+    write_page(tmp_path, table, summaries(table), tmp_path / "index.html")
     html = (tmp_path / "index.html").read_text()
     assert "default-src 'none'" in html
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|@import|url\(|https?://(?!www\.w3\.org/2000/svg)""", html)
-    assert html == page(page_data(tmp_path, table, summaries(table.rows), []))  # the same runs, the same bytes
+    assert html == page(page_data(tmp_path, table, summaries(table), []))  # the same runs, the same bytes
 
 
 def test_unfinished_and_unjudged_runs_are_there(tmp_path):

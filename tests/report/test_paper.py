@@ -8,7 +8,7 @@ import pytest
 from tasft.paper import TABLES, published
 from tasft.report import main
 from tasft.report.paper import FORMS, paper_markdown, sheet_lines, sheets
-from tasft.report.paper_figures import draw_paper_figures
+from tasft.report.paper_figures import _of_paper, draw_paper_figures
 from tasft.result.rows import ScoreRow
 from tasft.result.store import RunDir
 from tasft.result.table import read_table
@@ -61,7 +61,7 @@ def cells_of(found, name):
 
 
 def test_the_papers_numbers_load_and_none_is_there_twice():
-    assert set(TABLES) == set(FORMS) | {"figure2"}
+    assert set(TABLES) == set(FORMS) | {"figure2", "figure3", "figure4"}
     for table in TABLES:
         cells = [(cell.model, cell.method, cell.count, cell.benchmark, cell.metric) for cell in published(table)]
         assert len(cells) == len(set(cells)) > 2
@@ -81,7 +81,7 @@ def test_what_our_copies_show_and_what_not():
     known = {table: sum(cell.value is not None for cell in published(table)) for table in TABLES}
     assert known == {
         "table1": 32, "table2": 64, "table3": 64, "table4": 32, "table5": 0, "table6": 0, "table7": 21, "table8": 16,
-        "figure2": 2,
+        "figure2": 2, "figure3": 0, "figure4": 0,
     }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_measured_beside_published(tmp_path):
     run(tmp_path, "emd", 100, seed=1, scores=counted(4))
     run(tmp_path, "emd", 100, model="mine", scores=counted(1))
     run(tmp_path, "nlcl", 50, model="mine", scores=counted(5))
-    found = sheets(tmp_path, read_table(tmp_path))
+    found = sheets(read_table(tmp_path))
     assert [sheet.name for sheet in found] == ["table2", "table2"]  # the paper's models, and those of other benchmarks
     cells = cells_of(found, "table2")
     one = cells["llama7b", "nlcl", 100, "", "i_malicious", "harmful"]
@@ -100,8 +100,8 @@ def test_measured_beside_published(tmp_path):
     assert (one.low, one.high) == pytest.approx((1.078, 6.032), abs=1e-3)
     assert one.judge == "moderation"
     two = cells["llama7b", "emd", 100, "", "i_malicious", "harmful"]  # 2 and 4: mean 3, sd sqrt(2)
-    assert (two.measured, two.paper, two.difference, two.runs, two.low) == (3, 0, 3, 2, None)
-    assert two.spread == pytest.approx(2**0.5)
+    assert (two.measured, two.paper, two.difference, two.runs) == (3, 0, 3, 2)
+    assert two.spread == pytest.approx(2**0.5) and 0 < two.low < 1.078 and 6.032 < two.high < 10  # wider than one run's
     missing = cells["llama7b", "nlcl", 100, "", "i_cona", "harmful"]
     assert (missing.measured, missing.paper, missing.difference) == (None, 42, None)
     assert cells["mine", "nlcl", 50, "", "i_malicious", "harmful"].paper == ""
@@ -109,7 +109,7 @@ def test_measured_beside_published(tmp_path):
     lines = sheet_lines(found[0])
     assert lines[0][:4] == ["model", "toxic rows", "I-Malicious\nNLCL", "I-Malicious\nEMD"]
     assert [line[:2] for line in lines[1:]] == [["Llama 7b", count] for count in ("1000", "500", "300", "100")]
-    assert lines[4][2:5] == ["3 [1-6]\npaper 6, -3", "3.0 [±1.4]\npaper 0, +3.0", "-\npaper 42"]
+    assert lines[4][2:5] == ["3 [1-6]\npaper 6, -3", "3.0 [0-9] ±1.4\npaper 0, +3.0", "-\npaper 42"]
     assert sheet_lines(found[1])[1:] == [["mine", "100", "-", "1 [0-4]"], ["mine", "50", "5 [2-8]", "-"]]
 
 
@@ -124,7 +124,7 @@ def test_unavailable_is_said_so_and_a_further_models_table_is_its_own(tmp_path):
         safe_answers=300,
         scores=counted(2, benchmark="i_cona"),
     )
-    found = sheets(tmp_path, read_table(tmp_path))
+    found = sheets(read_table(tmp_path))
     assert [sheet.name for sheet in found] == ["table6", "table7"]
     six = cells_of(found, "table6")["mistral7b", "nlcl", 300, "", "i_malicious", "harmful"]
     assert (six.measured, six.paper, six.difference) == (1, "not available", None)
@@ -139,7 +139,7 @@ def test_unavailable_is_said_so_and_a_further_models_table_is_its_own(tmp_path):
 def test_runs_that_differ_in_more_have_rows_of_their_own(tmp_path):
     run(tmp_path, "nlcl", 100, weight=20.0, scores=counted(3))
     run(tmp_path, "nlcl", 100, weight=40.0, scores=counted(1))
-    cells = cells_of(sheets(tmp_path, read_table(tmp_path)), "table2")
+    cells = cells_of(sheets(read_table(tmp_path)), "table2")
     measured = {key[3]: cell.measured for key, cell in cells.items() if cell.measured is not None}
     assert measured == {"λ=20": 3, "λ=40": 1}
     assert cells["llama7b", "nlcl", 100, "", "i_malicious", "harmful"].measured is None
@@ -155,7 +155,7 @@ def test_quality_is_of_the_most_toxic_rows(tmp_path):
         (made.tasks / "boolq@9.json").write_text(json.dumps(task))
     run(tmp_path, "emd", 50, model="tiny", experiment="table1", kinds=kinds, judges={"oracle": ORACLE},
         scores={("ask", 9, "oracle"): "cccr"})  # fmt: skip
-    cells = cells_of(sheets(tmp_path, read_table(tmp_path)), "table1")
+    cells = cells_of(sheets(read_table(tmp_path)), "table1")
     measured = {key: cell for key, cell in cells.items() if cell.measured is not None}
     preferred = measured["llama7b", "emd", 1000, "", "alpaca_eval", "preference %"]
     assert (preferred.measured, preferred.paper) == (62.5, 57.37)
@@ -168,12 +168,19 @@ def test_quality_is_of_the_most_toxic_rows(tmp_path):
 def test_attacks(tmp_path):
     made = run(tmp_path, "emd", 300, experiment="table8", scores=counted(0, benchmark="advbench_50"))
     (made.path / "attack").mkdir()
-    said = {"benchmark": "advbench_50", "judge": "pair", "goals": 50, "finished": 46, "jailbroken": 23, "rate": 0.5,
-            "low": 0.361, "high": 0.639, "mean_best": 7.25}  # fmt: skip
+    said = {"benchmark": "advbench_50", "judge": "pair", "goals": 50, "finished": 46, "jailbroken": 23,
+            "mean_best": 7.25}  # fmt: skip
     (made.path / "attack" / "pair-advbench_50.json").write_text(json.dumps(said))
-    cells = cells_of(sheets(tmp_path, read_table(tmp_path)), "table8")
+    cells = cells_of(sheets(read_table(tmp_path)), "table8")
     rate = cells["llama7b", "emd", 300, "", "", "attack success rate %"]
-    assert (rate.measured, rate.low, rate.n, rate.unscored, rate.paper) == (50, pytest.approx(36.1), 46, 4, 34.78)
+    assert (rate.measured, rate.low, rate.n, rate.unscored, rate.paper) == (
+        50,
+        pytest.approx(36.1, abs=0.1),
+        46,
+        4,
+        34.78,
+    )
+    assert rate.judge == "judge=pair on advbench_50"
     assert cells["llama7b", "emd", 300, "", "", "mean judge score"].difference == pytest.approx(7.25 - 8.11)
     assert cells["llama7b", "stl", 1000, "", "", "mean judge score"].paper == 8.91
 
@@ -185,7 +192,7 @@ def test_the_best_weight_is_between_those_tried(tmp_path):
     for weight, (bad, good) in said.items():
         scores = {("bad", 9, "oracle"): bad, ("good", 9, "oracle"): good}
         run(tmp_path, "nlcl", 300, weight=weight, experiment="lambda_grid", kinds=kinds, judges=judges, scores=scores)
-    cells = cells_of(sheets(tmp_path, read_table(tmp_path)), "table4")
+    cells = cells_of(sheets(read_table(tmp_path)), "table4")
     best = cells["llama7b", "nlcl", 300, "", "", "λ"]
     assert (best.measured, best.low, best.high, best.paper, best.difference) == (2, 1, 4, 14.5, -12.5)
 
@@ -211,7 +218,7 @@ def test_the_command_writes_them_and_only_one_where_asked(tmp_path, capsys):
 
 def test_other_experiments_have_no_table_of_the_paper(tmp_path):
     run(tmp_path, "nlcl", 100, experiment="demo", scores=counted(3))
-    assert sheets(tmp_path, read_table(tmp_path)) == []
+    assert sheets(read_table(tmp_path)) == []
     assert paper_markdown([]) == ""
 
 
@@ -244,6 +251,18 @@ def test_figures_are_drawn_of_runs_asked_at_several_steps(name, tmp_path):
     assert once[:4] == b"\x89PNG" and len(once) > 10_000
     draw_paper_figures(read_table(tmp_path / "runs"), tmp_path)
     assert drawn[0][0].read_bytes() == once
+
+
+def test_what_the_paper_has_of_a_figure_stands_below_it(tmp_path):
+    run(tmp_path, "emd", 50, experiment="figure2", scores=counted(1))
+    run(tmp_path, "emd", 50, model="mine", experiment="figure2", scores=counted(1))
+    mine, llama = ([row for row in read_table(tmp_path).rows if row.model == model] for model in ("mine", "llama7b"))
+    assert _of_paper("figure2", llama) == (
+        "\nthe paper: EMD 0 harmful % after 500 steps; NLCL 0 harmful % after 500 steps"
+        "\nnot available of the paper: KTO's harmful % after 500 steps; mean DeBERTa score by step; harmful % by step"
+    )
+    assert _of_paper("figure3", llama) == "\nnot available of the paper: over-refusal % by safety %"
+    assert _of_paper("figure2", mine) == ""
 
 
 def test_why_a_figure_is_not_drawn(tmp_path):

@@ -30,7 +30,7 @@ def test_work_within_work_counts_once_and_sessions_add_up(clock, tmp_path):
                 clock(60)
         clock(600)
         meter.enter()
-    hours = (4 * 3600 + 600 + 60) / 3600
+    hours = 4 * (3600 + 600 + 60) / 3600  # all four are held while one answers
     expected = {"training_seconds": 3600, "answering_seconds": 600, "judging_seconds": 60, "devices": 4}
     assert folder.read_cost() == {**expected, "gpu_hours": pytest.approx(hours)}
     clock(1000)  # nothing of the run

@@ -36,9 +36,14 @@ def test_curves_by_hand():
 
 
 def test_final_rates_are_of_the_last_step_with_their_intervals_and_counts():
-    rows = [measured("a", "toxic", 0, "harmful", 4, 4), measured("a", "toxic", 9, "harmful", 1, 4, unscored=2)]
+    rows = [measured(name, "toxic", 9, "harmful", 1, 4, unscored=2) for name in ("a", POOLED)]
+    rows.append(measured("a", "toxic", 0, "harmful", 4, 4))
     low, high = wilson(1, 4)
     expected = {"": 0.25, "/low": pytest.approx(low), "/high": pytest.approx(high), "/n": 4, "/unscored": 2}
-    assert final(rows) == {f"final/{name}{k}": v for name in ("a/joint/harmful", "harm") for k, v in expected.items()}
-    mean = replace(rows[1], judge="reward", metric=MEAN, value=-1.5)
+    assert final(rows) == {
+        f"final/{name}{k}": v
+        for name in ("a/joint/harmful", "pooled/joint/harmful", "harm")
+        for k, v in expected.items()
+    }
+    mean = replace(rows[0], judge="reward", metric=MEAN, value=-1.5)
     assert final([mean])["final/a/reward/mean_score"] == -1.5

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from tasft.result.statistics import Mean, Rate, mean_and_spread, mean_of, pooled, wilson
+from tasft.result.statistics import Estimate, Mean, Rate, estimate, mean_and_spread, mean_of, pooled, wilson
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,40 @@ def test_a_mean_with_its_t_interval_by_hand():
     assert mean_of([2.5, 2.5, 2.5]) == Mean(3, 0, 2.5, 0.0, None, None)  # which does not say that all others are 2.5
     assert mean_of([2.5]) == Mean(1, 0, 2.5, None, None, None)
     assert mean_of([], unscored=2) == Mean(0, 2, None, None, None, None)
+
+
+def test_several_seeds_have_an_interval_over_prompts_and_seeds_by_hand():
+    made = estimate([Rate(10, 50, 1), Rate(20, 50), Rate(0, 0, 3)])  # the third has no value
+    assert made == Estimate(pytest.approx(0.3), made.low, made.high, pytest.approx(0.02**0.5), 2, 50, 50, 4)
+    # seeds t(0.975, 1)^2 * 0.02 / 2 = 12.7062^2 * 0.01 = 1.614476; excess z^2 / 50 + 1.614476 / 0.21 = 7.764810;
+    # middle (0.3 + 3.882405) / 8.764810 = 0.477181; half sqrt(7.764810 * 0.21 + 7.764810^2 / 4) / 8.764810 = 0.466298
+    assert (made.low, made.high) == pytest.approx((0.010883, 0.943479), abs=2e-6)
+    one = estimate([Rate(10, 50, 1)])
+    assert (one.low, one.high, one.spread, one.unscored) == (*wilson(10, 50), None, 1)
+    agreed = estimate([Rate(0, 50), Rate(0, 50), Rate(0, 50)])
+    assert (agreed.low, agreed.high) == pytest.approx(wilson(0, 50))  # seeds that agree leave the prompts' interval
+    assert estimate([Rate(0, 0, 3)]) is None
+
+
+def test_mean_scores_of_several_seeds_have_a_t_interval_over_both():
+    made = estimate([mean_of([1.0, 2.0, 6.0]), mean_of([3.0, 4.0, 8.0])])
+    # 3 and 5: prompts 6.572411^2, seeds t(0.975, 1)^2 * 2 / 2 = 12.7062^2; the root of their sum is 14.305
+    assert (made.value, made.low, made.high) == pytest.approx((4.0, 4 - 14.3053, 4 + 14.3053), abs=1e-3)
+    equal = estimate([mean_of([2.0, 2.0]), mean_of([2.0, 2.0])])
+    assert (equal.value, equal.low, equal.spread) == (2.0, None, 0.0)
+
+
+@pytest.mark.parametrize(("seeds", "differ"), [(2, 1.0), (3, 1.0), (3, 0.0), (5, 0.5)])
+def test_the_interval_of_several_seeds_covers_the_true_rate(seeds, differ):
+    rng = np.random.default_rng(0)
+
+    def rate_of(logit):
+        return 1 / (1 + np.exp(-logit))
+
+    def by_prompt(count):  # prompts differ by one logit, seeds by `differ`
+        return rate_of(rng.normal(size=(count, 1, 60)) + differ * rng.normal(size=(count, seeds, 1)) - 1)
+
+    truth = by_prompt(4000).mean()
+    harmful = (rng.random((600, seeds, 60)) < by_prompt(600)).sum(2)
+    made = [estimate([Rate(int(count), 60) for count in of_setting]) for of_setting in harmful]
+    assert np.mean([each.low <= truth <= each.high for each in made]) >= 0.95

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tasft.errors import UserError
+from tasft.result.prefill import folder_of
 from tasft.result.rows import ScoreRow
 from tasft.result.statistics import wilson
 from tasft.result.store import RunDir, run_path
@@ -89,6 +90,75 @@ def test_pooled_is_over_the_benchmarks_that_every_run_has(tmp_path):
     for loss in ("emd", "nlcl"):
         pooled = one(read_table(tmp_path).rows, loss=loss, benchmark="pooled", metric="harmful", judge="joint")
         assert (pooled.value, pooled.n) == (0.25, 4)
+
+
+def test_what_stands_alone_is_not_pooled_unless_there_is_nothing_else(tmp_path):
+    def joint_harm(root):
+        pooled = one(read_table(root).rows, benchmark=POOLED, metric="harmful", judge="joint")
+        return pooled.value, pooled.n
+
+    for name in ("a", "b"):
+        benchmark = {"t1": {"kind": "toxic"}, "x": {"kind": "toxic", "pooled": False}}
+        run = make_run(tmp_path / name, benchmark=benchmark)
+        oracle(run, "x", harmful=3, refusal=1)
+    oracle(run, "t1", harmful=1, refusal=9)
+    assert joint_harm(tmp_path / "a") == (0.75, 4)
+    assert joint_harm(tmp_path / "b") == (0.1, 10)
+    assert load_yaml("benchmark/xstest_unsafe")["xstest_unsafe"]["pooled"] is False  # the others are the paper's
+
+
+def test_labels_that_say_more_than_their_outcomes_have_rates(tmp_path):
+    run = make_run(tmp_path, judge={name: load_yaml(f"judge/{name}")[name] for name in ("text", "refusal")})
+    said = ["empty", "non_english", "ok", "ok", "truncated", None]
+    rows = [ScoreRow(str(i), None, reason="?") if e is None else ScoreRow(str(i), 0.0, e) for i, e in enumerate(said)]
+    run.write_scores("t1", 10, "text", rows)
+    run.write_scores("t1", 10, "refusal", [ScoreRow(str(i), 0.0, "answer") for i in range(6)])
+    rows = read_table(tmp_path).rows
+    found = {row.metric: row for row in rows if row.benchmark == "t1" and row.judge == "text"}
+    shares = {metric: row.value for metric, row in found.items()}
+    assert shares.pop("incoherent") == 0.4
+    assert shares == {
+        "label empty": 0.2, "label repetitive": 0.0, "label non_english": 0.2, "label truncated": 0.2, "label ok": 0.4,
+    }  # fmt: skip
+    assert {(row.n, row.unscored) for row in found.values()} == {(5, 1)}
+    assert (found["label ok"].low, found["label ok"].high) == wilson(2, 5)
+    assert one(rows, benchmark=POOLED, metric="label ok").n == 5
+    assert not [row for row in rows if row.judge == "refusal" and row.metric.startswith("label")]  # its outcomes say it
+
+
+def test_attacks_and_prefilling_are_measurements(tmp_path):
+    runs = [make_run(tmp_path, seed=seed) for seed in (0, 1)]
+    for run, streams in zip(runs, (3, 30), strict=True):
+        oracle(run, "t1", harmful=1, refusal=1)
+        (run.path / "attack").mkdir()
+        said = {"benchmark": "t1", "goals": 5, "finished": 4, "jailbroken": 1, "mean_best": 7.5, "judge": "pair"}
+        (run.path / "attack/pair-t1.json").write_text(json.dumps(said | {"streams": streams}))
+        for source in ("benchmark", f"seed{streams}"):
+            folder = folder_of(run, source)
+            folder.path.mkdir(parents=True)
+            folder.config.write_text(json.dumps({"judge": {"oracle": load_yaml("judge/oracle")["oracle"]}}))
+            for name in ("t1-4", "t2-4", "t1-4-continued"):
+                oracle(folder, name, harmful=2, refusal=1, unscored=1)
+    table = read_table(tmp_path)
+    first = [row for row in table.rows if row.seed == 0]
+    rate = one(first, kind="attack", metric="jailbroken")
+    assert (rate.value, rate.low, rate.n, rate.unscored) == (0.25, wilson(1, 4)[0], 4, 1)
+    assert (rate.judge, rate.judges) == ("PAIR streams=3", "judge=pair, streams=3")  # seed 1 has 30
+    assert one(first, kind="attack", metric="mean score").value == 7.5
+    begun = {(row.metric, row.benchmark): (row.value, row.n, row.unscored) for row in first if row.kind == "prefill"}
+    alone, together = (pytest.approx(2 / 3), 3, 1), (pytest.approx(2 / 3), 6, 2)
+    assert begun == {
+        (f"{what}harmful after 4 tokens{whose}", benchmark): numbers
+        for whose in ("", " of a run")  # of each seed another
+        for what, benchmark, numbers in [
+            ("", "t1", alone), ("", "t2", alone), ("", POOLED, together),
+            ("added ", "t1", alone), ("added ", POOLED, alone),
+        ]
+    }  # fmt: skip
+    assert {row.kind for row in last_steps(table.rows) if row.benchmark == "t1"} == {"toxic", "attack", "prefill"}
+    (runs[0].path / "attack/pair-t1.json").write_text("{}")
+    with pytest.raises(UserError, match="no summary of attacks"):
+        read_table(tmp_path)
 
 
 def test_refusal_judge_and_a_judge_of_unknown_unit(tmp_path):

@@ -14,18 +14,21 @@ from omegaconf.errors import OmegaConfBaseException
 from tasft.errors import UserError
 from tasft.progress import Progress
 from tasft.report.command import command
+from tasft.report.further import attacks, begun, labels, scores
 from tasft.report.summary import Column, Setting, Summary, name_of, setting_of
-from tasft.report.text import scores_note
 from tasft.result.outcome import JOINT
 from tasft.result.rows import ResponseRow, ScoreRow
-from tasft.result.statistics import mean_and_spread
+from tasft.result.statistics import estimate
 from tasft.result.store import RunDir, read_config, toxic_used
 from tasft.result.table import MEAN, TASK, Measurement, Table
+from tasft.schema import KINDS
 
+# What bounds the page: of 500 runs it has less than 10 MB, and opens in a second or two
 POINTS, ALL_POINTS = 200, 400_000  # of one curve, and of all curves of the page
+RATES = 40_000  # of all rates during the trainings
 SAMPLE, TEXT = 20, 4_000_000  # prompts of one benchmark, and bytes of all answers of the page
-LONGEST = 4000  # characters of one answer
-KINDS = ("toxic", "seeming", "safe")  # of benchmarks, in the order of the page
+LONGEST = (4000, 1000, 250)  # characters of one answer, and of one where the longer would leave no prompt
+VERDICTS = 24  # bytes of what stands beside an answer's text
 TERMS = {"loss": "loss", "safe_loss": "safe loss", "toxic_loss": "toxic loss", "weight": "λ"}  # of metrics.jsonl
 
 Cell = list[Any] | None  # value, low, high, spread over seeds, n, unscored; None: not measured
@@ -68,8 +71,11 @@ def page_data(root: Path, table: Table, summaries: Sequence[Summary], notes: Seq
     by_model = {each.model: each for each in summaries}
     points = max(20, min(POINTS, ALL_POINTS // (len(runs) * len(TERMS)))) if runs else POINTS
     described = []
-    cells = {model: _cells(by_model[model]) for model in models if model in by_model}
     at_steps = _at_steps(table)
+    cells = {model: _cells(by_model[model]) for model in models if model in by_model}
+    evals = {run.name: _evals(by_model.get(run.model), at_steps.get(run.name, {})) for run in runs}
+    curves = sum(map(len, evals.values()))
+    rates = max(3, min(POINTS, RATES // curves)) if curves else POINTS
     with Progress(len(runs), "index.html", "run") as progress:
         for run in runs:
             of_model = cells.get(run.model, {})
@@ -80,12 +86,12 @@ def page_data(root: Path, table: Table, summaries: Sequence[Summary], notes: Seq
                     **_named(run),
                     "cells": of_model.get(run.name, []),
                     "curves": _curves(run, points, steps),
-                    "evals": _evals(by_model.get(run.model), at_steps.get(run.name, {})),
+                    "evals": {column: thinned(each, rates) for column, each in evals[run.name].items()},
                     **_made(run, shared),
                 }
             )
             progress.advance()
-    answers, sampled = _answers(table, runs)
+    answers, sampled, longest = _answers(table, runs)
     return {
         "title": root.resolve().name,
         "models": [_model(model, by_model.get(model), runs, cells.get(model, {})) for model in models],
@@ -94,7 +100,7 @@ def page_data(root: Path, table: Table, summaries: Sequence[Summary], notes: Seq
         "shared": shared.values,
         "terms": TERMS,
         "answers": answers,
-        "notes": [*notes, *_said(points, sampled)],
+        "notes": [*notes, *_said(points, rates, sampled, longest)],
     }
 
 
@@ -141,8 +147,8 @@ def _named(run: _Run) -> dict[str, Any]:
 
 
 def columns_of(summary: Summary) -> list[Column]:
-    """All columns of a model: joint outcomes, then what each judge says alone, then mean scores and tasks."""
-    found = [*summary.columns, *summary.by_judge, *summary.scores]
+    """All columns of a model: joint outcomes, each judge alone, labels, mean scores and tasks, attacks, prefilling."""
+    found = [*summary.columns, *summary.by_judge, *summary.labels, *summary.scores, *summary.robust]
     return list({(each.judge, each.metric, each.benchmark): each for each in found}.values())
 
 
@@ -160,7 +166,10 @@ def better(column: Column) -> str | None:
 def _model(name: str, summary: Summary | None, runs: Sequence[_Run], cells: Mapping[str, list[Cell]]) -> dict[str, Any]:
     """A model's columns, settings and notes; settings hold the places of their runs."""
     columns = columns_of(summary) if summary else []
-    parts = [(summary.columns, "outcomes"), (summary.by_judge, "each judge alone")] if summary else []
+    parts = [
+        (summary.columns, "outcomes"), (summary.by_judge, "each judge alone"), (summary.labels, "labels"),
+        (summary.robust, "attacks and prefilling"),
+    ] if summary else []  # fmt: skip
     of_part = {(c.judge, c.metric, c.benchmark): part for listed, part in reversed(parts) for c in listed}
     together: dict[tuple[Setting, str], list[int]] = defaultdict(list)
     for place, run in enumerate(runs):
@@ -173,7 +182,10 @@ def _model(name: str, summary: Summary | None, runs: Sequence[_Run], cells: Mapp
         judged = [_setting_cell([of[key] for of in of_runs if key in of]) for key in map(_key, columns)]
         seeds = {"runs": places, "seeds": [runs[place].seed for place in places]}
         settings.append(_named(runs[places[0]]) | {"state": state, "seed": None} | seeds | {"cells": judged})
-    notes = summary.notes + ([scores_note(summary)] if summary.scores else []) if summary else []
+    notes = list(summary.notes) if summary else []
+    if summary:
+        sections = (*labels(summary), *scores(summary), *attacks(summary), *begun(summary))
+        notes += dict.fromkeys(note for each in sections for note in each.notes)
     return {
         "name": name,
         "columns": [
@@ -214,14 +226,12 @@ def _cell(row: Measurement | None) -> Cell:
 
 
 def _setting_cell(rows: Sequence[Measurement]) -> Cell:
-    """Seeds together as in the tables: the mean over the seeds, and their spread; n of one run."""
-    scored = [row for row in rows if row.value is not None]
-    if len(scored) < 2:
-        return _cell(next(iter(scored or rows), None))
-    mean, spread = mean_and_spread([row.value for row in scored if row.value is not None])
-    counts = sorted({row.n for row in scored})
-    n = counts[0] if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-    return [_short(mean), None, None, _short(spread), n, sum(row.unscored for row in rows)]
+    """Seeds together as in the tables; n of one run."""
+    made = estimate(rows)
+    if made is None:
+        return _cell(next(iter(rows), None))
+    n = made.n if made.n == made.most else f"{made.n}-{made.most}"
+    return [*map(_short, (made.value, made.low, made.high, made.spread)), n, made.unscored]
 
 
 def _short(value: float | None, digits: int = 6) -> float | None:
@@ -329,8 +339,8 @@ def sample_of(rows: Sequence[ResponseRow], most: int) -> list[ResponseRow]:
     return sorted(rows, key=lambda row: hashlib.sha256(row.prompt_id.encode()).digest())[:most]
 
 
-def _answers(table: Table, runs: Sequence[_Run]) -> tuple[dict[str, Any], int]:
-    """The sample at the last step: benchmark -> prompts, and for each run an answer or null; and its size.
+def _answers(table: Table, runs: Sequence[_Run]) -> tuple[dict[str, Any], int, int]:
+    """The sample at the last step: benchmark -> prompts, and for each run an answer or null; its size; the longest.
 
     An answer is [text, [verdict of each judge], whether one says that it is harmful, whether it met its limit, how many
     characters are missing here]; a text or a verdict stands there once, and elsewhere by its place.
@@ -349,7 +359,7 @@ def _answers(table: Table, runs: Sequence[_Run]) -> tuple[dict[str, Any], int]:
                 continue
             taken[benchmark][place], asked[benchmark][place] = sample_of(rows, SAMPLE), len(rows)
             at[benchmark, place] = step
-    size = _fitting([rows for of_runs in taken.values() for rows in of_runs.values()])
+    size, longest = _fitting([rows for of_runs in taken.values() for rows in of_runs.values()])
     texts, words = _Kept(), _Kept()
     benchmarks = {}
     kinds = {benchmark: _kind(benchmark, runs, of_runs) for benchmark, of_runs in taken.items()}
@@ -365,35 +375,43 @@ def _answers(table: Table, runs: Sequence[_Run]) -> tuple[dict[str, Any], int]:
             judges[place] = list(verdicts)
             given = {row.prompt_id: row for row in rows[:size]}
             answers[place] = [
-                _answer(given[prompt], verdicts, harmful, texts, words) if prompt in given else None
+                _answer(given[prompt], verdicts, harmful, longest, texts, words) if prompt in given else None
                 for prompt in prompts
             ]
         benchmarks[benchmark] = {
             "kind": kinds[benchmark],
-            "prompts": [_cut(prompt)[0] for prompt in prompts.values()],
+            "prompts": [prompt[:longest] for prompt in prompts.values()],
             "of": sorted(set(asked[benchmark].values())),
             "judges": {place: words.place(names) for place, names in judges.items()},
             "runs": answers,
         }
-    return {"texts": texts.values, "words": words.values, "benchmarks": benchmarks}, size
+    return {"texts": texts.values, "words": words.values, "benchmarks": benchmarks}, size, longest
 
 
-def _fitting(samples: Sequence[Sequence[ResponseRow]]) -> int:
-    """How many prompts of each benchmark fit on the page; at least one."""
+def _fitting(samples: Sequence[Sequence[ResponseRow]]) -> tuple[int, int]:
+    """How many prompts of each benchmark, and characters of each answer, fit on the page; at least one, cut short."""
+    for longest in LONGEST:
+        size = _prompts(samples, longest)
+        if size:
+            return size, longest
+    return 1, LONGEST[-1]
+
+
+def _prompts(samples: Sequence[Sequence[ResponseRow]], longest: int) -> int:
     size = 0
     seen: set[str] = set()
     total = 0
     for place in range(SAMPLE):
         for rows in samples:
-            text = rows[place].response[:LONGEST] if place < len(rows) else ""
-            total += 12 * (place < len(rows))  # the verdicts
+            text = rows[place].response[:longest] if place < len(rows) else ""
+            total += VERDICTS * (place < len(rows))
             if text not in seen:
                 seen.add(text)
-                total += len(text.encode())
+                total += len(json.dumps(text, ensure_ascii=False).replace("<", "\\u003c").encode())
         if total > TEXT:
             break
         size = place + 1
-    return max(size, 1)
+    return size
 
 
 def _verdicts(table: Table, run: _Run, benchmark: str, step: int) -> tuple[dict[str, dict[str, Any]], set[str]]:
@@ -421,16 +439,12 @@ def _verdict(row: ScoreRow) -> Any:
 
 
 def _answer(
-    row: ResponseRow, verdicts: Mapping[str, Mapping[str, Any]], harmful: Collection[str], texts: _Kept, words: _Kept
-) -> list[Any]:
-    text, missing = _cut(row.response)
+    row: ResponseRow, verdicts: Mapping[str, Mapping[str, Any]], harmful: Collection[str], longest: int,
+    texts: _Kept, words: _Kept,
+) -> list[Any]:  # fmt: skip
+    missing = max(0, len(row.response) - longest)
     said = [words.place(of.get(row.prompt_id)) for of in verdicts.values()]
-    return [texts.place(text), said, int(row.prompt_id in harmful), int(bool(row.truncated)), missing]
-
-
-def _cut(text: str) -> tuple[str, int]:
-    """The beginning of a long text, and how many characters are missing."""
-    return text[:LONGEST], max(0, len(text) - LONGEST)
+    return [texts.place(row.response[:longest]), said, int(row.prompt_id in harmful), int(bool(row.truncated)), missing]
 
 
 def _kind(benchmark: str, runs: Sequence[_Run], of_runs: Iterable[int]) -> str:
@@ -441,13 +455,13 @@ def _kind(benchmark: str, runs: Sequence[_Run], of_runs: Iterable[int]) -> str:
     return "toxic"  # nobody knows: folded away
 
 
-def _said(points: int, sampled: int) -> list[str]:
+def _said(points: int, rates: int, sampled: int, longest: int) -> list[str]:
     return [
         f"Curves over steps: every k-th logged step, at most {points} points a curve, the first and the last among"
-        " them. The toxic loss has no point where a step had no toxic rows.",
+        f" them; of rates, at most {rates:,}. The toxic loss has no point where a step had no toxic rows.",
         f"Answers: a sample of up to {sampled} prompts of each benchmark at each run's last step, those whose ids come"
         " first by their SHA-256, so the same for every run; texts are cut after"
-        f" {LONGEST:,} characters. All answers lie in the runs' folders.",
+        f" {longest:,} characters. All answers lie in the runs' folders.",
         "What toxic benchmarks ask, what is answered to it, and every answer that a judge calls harmful is folded away"
         " until asked for.",
         "A run's command is made from its config: what that has in other words than today's defaults is given. It is"

@@ -101,9 +101,9 @@ function rendered(column, value) {
   const sized = `n ${n}`, missing = unscored ? el("span", { class: "bad" }, ` · ${unscored} unscored`) : null;
   if (v === null) return el("td", {}, el("span", { class: "value" }, "–"), el("span", { class: "ci" }, sized, missing));
   const show = column.percent ? percent : number;
-  const ends = low !== null ? (column.percent ? `${(100 * low).toFixed(0)}–${(100 * high).toFixed(0)}` : `${number(low)} to ${number(high)}`)
-    : spread !== null ? `±${show(spread)}` : "";
-  const [from, to] = low !== null ? [low, high] : spread !== null ? [Math.max(0, v - spread), Math.min(1, v + spread)] : [v, v];
+  const interval = low === null ? "" : column.percent ? `${(100 * low).toFixed(0)}–${(100 * high).toFixed(0)}` : `${number(low)} to ${number(high)}`;
+  const ends = [interval, spread === null ? "" : `±${show(spread)}`].filter(Boolean).join(" ");
+  const [from, to] = low === null ? [v, v] : [low, high];
   const bar = column.percent ? el("span", { class: "bar", "aria-hidden": "true" }, el("i", { css: { left: `${100 * from}%`, width: `${100 * (to - from)}%` } }), el("b", { css: { left: `${100 * v}%` } })) : null;
   return el("td", {}, el("span", { class: "value" }, show(v)), bar, el("span", { class: "ci" }, ends, ends ? " · " : "", sized, missing));
 }
@@ -175,8 +175,8 @@ function drawRuns() {
     const box = el("input", { type: "checkbox", onchange: (event) => { event.target.checked ? state.parts.add(part) : state.parts.delete(part); drawRuns(); } });
     box.checked = state.parts.has(part);
     return el("label", { class: "check" }, box, ` ${part}`);
-  })] : null, el("span", { class: "dim small" }, "Rates in per cent of scored answers at the last step, with the 95 % interval of one run",
-    $("together").checked ? " or ± the standard deviation over seeds" : "", ". Click a head to sort, a name for its command."));
+  })] : null, el("span", { class: "dim small" }, "Rates in per cent of scored answers at the last step, with their 95 % intervals",
+    $("together").checked ? ", those of several seeds over prompts and seeds, and ± the standard deviation over seeds" : "", ". Click a head to sort, a name for its command."));
   const more = list.length > shown.length ? el("p", {}, el("button", { onclick: () => { state.rows = Infinity; drawRuns(); } }, `Show all ${list.length}`), el("span", { class: "dim" }, ` the first ${shown.length} are shown`)) : null;
   const scroll = document.querySelector("#runs .table");
   const left = scroll ? [scroll.scrollLeft, scroll.scrollTop] : [0, 0];
@@ -404,7 +404,7 @@ const examples = (each) => { const stl = /^safe_answers=(\d+)$/.exec(each.varian
 
 function value(column, v) {
   const show = column.percent ? percent : number, [mean, low, high, spread, n, unscored] = v;
-  return `${show(mean)}${column.percent ? " %" : ""}${low !== null ? ` (${show(low)}–${show(high)})` : spread !== null ? ` ± ${show(spread)}` : ""}, n ${n}${unscored ? `, ${unscored} unscored` : ""}`;
+  return `${show(mean)}${column.percent ? " %" : ""}${low === null ? "" : ` (${show(low)}–${show(high)})`}${spread === null ? "" : ` ±${show(spread)}`}, n ${n}${unscored ? `, ${unscored} unscored` : ""}`;
 }
 function scatter(host, { caption, points, x, y, xColumn, yColumn, front, lines, bands, height }) {
   const figure = el("figure", { "data-chart": caption }, el("figcaption", {}, caption, yColumn.percent ? el("span", { class: "dim" }, " (%)") : null));
@@ -421,8 +421,8 @@ function scatter(host, { caption, points, x, y, xColumn, yColumn, front, lines, 
   for (const point of points) {
     const { colour, mark } = lossStyle(point.each.loss), [px, py] = [made.sx(point.x), made.sy(point.y)];
     const group = el("svg:g", { class: "point", "data-point": point.each.id, "data-front": onFront.has(point.each.id) ? "yes" : null });
-    const bar = ([, low, high, spread], v) => low !== null ? [low, high] : spread !== null ? [v - spread, v + spread] : null;
-    if (few) for (const [ends, vertical] of [[point.cells[1] && bar(point.cells[1], point.y), true], [point.cells[0] && bar(point.cells[0], point.x), false]]) {
+    const bar = ([, low, high]) => low === null ? null : [low, high];
+    if (few) for (const [ends, vertical] of [[point.cells[1] && bar(point.cells[1]), true], [point.cells[0] && bar(point.cells[0]), false]]) {
       if (!ends) continue;
       const [a, b] = vertical ? ends.map((v) => made.sy(Math.max(y.low, Math.min(y.high, v)))) : ends.map((v) => made.sx(Math.max(x.low, Math.min(x.high, v))));
       group.append(el("svg:line", { ...(vertical ? { x1: px, x2: px, y1: a, y2: b } : { x1: a, x2: b, y1: py, y2: py }), opacity: 0.4, css: { stroke: colour } }));
@@ -511,7 +511,7 @@ function drawTradeOff() {
   if (shown.length > 12) host.append(el("p", { class: "dim" }, `And ${shown.length - 12} more models: choose one above.`));
 }
 const rateAxis = (column, values) => ({ ...(column.percent ? rates(values) : range(values)), label: axis(column) });
-const ends = ([v, low, high, spread]) => [v, low ?? v - (spread || 0), high ?? v + (spread || 0)];
+const ends = ([v, low, high]) => [v, low ?? v, high ?? v];
 
 function byToxic(host, withY, yColumn) {
   const counted = withY.filter(({ each }) => examples(each) > 0), none = withY.filter(({ each }) => examples(each) === 0);
