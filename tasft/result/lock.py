@@ -23,32 +23,43 @@ UNKNOWN = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems sa
 def only_one(path: Path, wait: bool = False) -> Iterator[None]:
     """Within it no other process is at work on `path`; UserError that says which one is, or `wait` for it.
 
-    A flock on a hidden file beside `path`: the system lets go of it when the process dies. It holds on every machine
-    where the file system passes locks on, as NFS does; on one that has none it is a file of this machine alone.
+    A flock on a hidden file beside `path`, which is there meanwhile: the system lets go of it when the process dies. It
+    holds on every machine where the file system passes locks on, as NFS does; on one that has none it is a file of this
+    machine alone.
     """
     beside, name = path.absolute().with_name(f".{path.name}.lock"), sha256(str(path.absolute()).encode()).hexdigest()
     own = Path(tempfile.gettempdir()) / f"tasft-{os.getuid()}-{name[:16]}.lock"
-    for file in (beside, own):
+    try:
+        file, descriptor = beside, _locked(beside, path, wait)
+    except OSError as error:
+        if error.errno not in UNKNOWN:
+            raise
+        beside.unlink(missing_ok=True)
+        log.warning("%s: its file system has no locks, so only processes of this machine are kept apart", path)
+        file, descriptor = own, _locked(own, path, wait)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()  # before the lock goes: whoever has waited for it looks for another
+        os.close(descriptor)
+
+
+def _locked(file: Path, path: Path, wait: bool) -> int:
+    """A descriptor of `file`, locked."""
+    while True:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _take(descriptor, path, wait)
-            break
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in UNKNOWN or file == own:
-                raise
-            log.warning("%s: its file system has no locks, so only processes of this machine are kept apart", path)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
-        os.close(descriptor)
+        os.close(descriptor)  # of one who was done just then
 
 
 def _take(descriptor: int, path: Path, wait: bool) -> None:

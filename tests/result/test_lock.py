@@ -35,6 +35,7 @@ def test_another_process_is_named_until_it_is_dead(tmp_path, monkeypatch):
     other.join()
     with only_one(path):
         assert not path.exists()  # the folder itself is for whoever works on it to make
+    assert not list(path.parent.iterdir())
 
 
 def test_one_may_wait(tmp_path):
