@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import multiprocessing
-import os
 import platform
 import threading
 import time
@@ -57,7 +56,8 @@ def test_a_file_system_without_locks_keeps_this_machine_apart(tmp_path, monkeypa
     real = fcntl.flock
 
     def flock(descriptor, operation):
-        if os.path.samestat(os.fstat(descriptor), os.stat(tmp_path / ".run.lock")):
+        beside = tmp_path / ".run.lock"
+        if beside.exists() and beside.samefile(f"/dev/fd/{descriptor}"):
             raise OSError(errno.ENOSYS, "Function not implemented")
         real(descriptor, operation)
 
