@@ -52,7 +52,7 @@ def measure(quick: bool = False) -> list[dict[str, Any]]:
 def cpu_seconds_per_token(shape: rig.Shape, steps: int, world: int, sharded: bool) -> float:
     """Of `world` processes together, from the end of the first step to the end of the last."""
     with tempfile.TemporaryDirectory() as folder:
-        launch(partial(_train, shape, steps, sharded, Path(folder)), "cpu", world, Path(folder) / "logs", cores=1)
+        launch(partial(_train, shape, steps, sharded, Path(folder)), "cpu", world, Path(folder) / "logs", threads=1)
         said = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(world)]
     return sum(each["seconds"] for each in said) / said[0]["tokens"]
 

@@ -21,6 +21,7 @@ from tasft.model.adapter import Adapter
 from tasft.model.loading import load_base, load_tokenizer, model_fingerprint
 from tasft.model.lora import merged
 from tasft.model.scratch import fresh_llama, train_tokenizer
+from tasft.result.rows import writing
 from tasft.result.store import RunDir, read_config
 from tasft.schema import Model
 from tasft.source import cache_folder
@@ -190,7 +191,8 @@ def _plain_base(model: Model, texts: list[str] | None) -> Base:
         [RECIPE, asdict(model.scratch), hashlib.sha256("\0".join(texts).encode()).hexdigest()], sort_keys=True
     )
     folder = cache_folder() / "base" / hashlib.sha256(described.encode()).hexdigest()[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         if not (folder / "tokenizer.json").is_file():
             with _replacing(folder) as fresh:

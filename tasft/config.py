@@ -1,6 +1,7 @@
 """Compose, resolve and check a configuration, and say in one sentence what is wrong with it. Imports no torch."""
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -29,6 +30,8 @@ from tasft.schema import KINDS, Benchmark, Loss, RunConfig, Source, Wandb
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or a checkout
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of the extra `launchers`
+FULL_SAID = re.compile(r"no space left on device|disk quota exceeded|\d+ requested and \d+ written", re.IGNORECASE)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOTES = {"kinds": KINDS, "needs": ("reference", "category")}  # words of a judge's notes
 
 
@@ -331,8 +334,10 @@ def mistake(error: BaseException) -> str | None:
             return str(link)
         if type(link).__name__ == "OutOfMemoryError":  # torch's, without importing it
             return "the GPU is out of memory: give a smaller trainer.max_tokens or evaluate.batch_size"
-        if "No space left on device" in str(link):  # in the words of whoever wrote
-            return "the disk is full: make room; what is finished is readable, and the same command goes on"
+        if FULL_SAID.search(str(link)):  # in the words of whoever wrote
+            return "the disk or a quota is full: make room; what is finished is readable, and the same command goes on"
+        if isinstance(link, OSError) and link.errno in DENIED and link.filename is not None:
+            return f"{link.filename}: {str(link.strerror).lower()}; give yourself access, or choose another place"
         if isinstance(link, MissingConfigException):
             return _missing_choice(link)
         null = re.search(r"^'NoneType' object .*full_key: (\S+)", str(link), re.DOTALL)  # a bug of OmegaConf's

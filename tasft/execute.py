@@ -14,19 +14,17 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from peft import PeftModel
 
 from tasft import parts
 from tasft.benchmark.prompts import BenchmarkPrompt
-from tasft.config import judges_of
+from tasft.config import in_grid, judges_of
 from tasft.data.example import Rejected
 from tasft.errors import UserError
 from tasft.evaluate.generating import Answer, generate
@@ -41,12 +39,13 @@ from tasft.prepare import Run, quiet
 from tasft.remote import check_key
 from tasft.result.batches import Batches
 from tasft.result.cost import EVERY
+from tasft.result.lock import only_one
 from tasft.result.rows import ResponseRow, write_atomically
 from tasft.result.store import RunDir, read_config
 from tasft.source import cache_folder
 from tasft.track import Tracker, lacking, tracking
 from tasft.train.fit import Files, Watch, fit, last_checkpoint, saved_step
-from tasft.train.group import Group, Stopped, joined, to_start, world_size
+from tasft.train.group import Group, Stopped, check_alone, cores, joined, to_start, world_size
 from tasft.train.head import check_head, split, token_embedding
 from tasft.train.module import Cutting, FineTuning
 from tasft.train.reference import precomputed
@@ -88,7 +87,7 @@ def execute(
             with handing_on():
                 _fine_tune(run, plain, group)
         return folder
-    with handing_on(), _letting_go(group) as begin, alone(folder.path, wait), ExitStack() as stack:
+    with handing_on(), _letting_go(group) as begin, only_one(folder.path, wait), ExitStack() as stack:
         aside = folder.path.with_name(f".{folder.path.name}.replaced")
         if not run.config.resume and folder.path.exists():
             _put_aside(folder.path, aside)
@@ -402,11 +401,11 @@ def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[i
         return load_tuned(run) if is_sharded(model) else model.to(run.device).eval()
     run.base.make(run.device)  # one from scratch is trained here, once and where it can be seen
     memory_freed()
-    cores = None if run.config.trainer.threads or run.device.type != "cpu" else max((os.cpu_count() or 1) // world, 1)
+    threads = None if run.config.trainer.threads or run.device.type != "cpu" else max(cores() // world, 1)
     # judges may hold what cannot be sent, and are built anew
     task = partial(work, replace(run, parts=replace(run.parts, judges={}, missed={})), plain)
     try:
-        launch(task, run.device.type, world, folder.path / "ranks", cores, looked)
+        launch(task, run.device.type, world, folder.path / "ranks", threads, looked, aloud=not in_grid())
     except Signalled as signalled:
         checkpoint = last_checkpoint(folder.checkpoints)
         raise Stopped(signalled.signum, saved_step(checkpoint) if checkpoint else 0) from None
@@ -576,20 +575,10 @@ def _adaptive(run: Run, plain: RunDir | None) -> Adaptive | None:
 
 @contextmanager
 def alone(path: Path, wait: bool = False) -> Iterator[None]:
-    """Keeps a second process on this machine out of the same run; UserError where one is at work, or `wait` for it."""
-    if not joined().first:
-        raise UserError(
-            "of several processes only those of tasft.run train together: start this command once, with"
-            " trainer.devices=<processes> instead of torchrun or srun"
-        )
-    name = sha256(str(path.absolute()).encode()).hexdigest()[:16]
-    locks = cache_folder() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(locks / name, timeout=-1 if wait else 0):
-            yield
-    except Timeout:
-        raise UserError(f"another process is at work on {path}: wait for it, or stop it") from None
+    """Keeps other processes out of a folder as `only_one` does, for commands that do not share their work with any."""
+    check_alone()
+    with only_one(path, wait):
+        yield
 
 
 def _put_aside(path: Path, aside: Path) -> None:

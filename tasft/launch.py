@@ -6,6 +6,7 @@ their own: a signal comes to the command alone, which tells them.
 """
 
 import json
+import logging
 import os
 import pickle
 import select
@@ -24,6 +25,8 @@ from typing import Any
 from tasft.errors import UserError
 from tasft.result.rows import writing
 from tasft.train.group import Group
+
+log = logging.getLogger(__name__)
 
 Look = Callable[[int], None]
 Task = Callable[[Group, Look], object]
@@ -47,14 +50,20 @@ class Signalled(Exception):
 
 
 def launch(
-    task: Task, device: str, world: int, logs: Path, cores: int | None = None, looked: Look | None = None
+    task: Task,
+    device: str,
+    world: int,
+    logs: Path,
+    threads: int | None = None,
+    looked: Look | None = None,
+    aloud: bool = True,
 ) -> None:
     """Have `world` processes do `task(group, looked)`, which is pickled for them; returns when all have done it.
 
-    `device` is cpu or cuda, `cores` how many threads each may compute with. The first one speaks where this process
-    does, and writes to rank0.log of `logs` what it logs; the others write to their own. `looked` is called with each
-    step that the first rank has evaluated, while that waits. UserError where a rank fails, Signalled where a signal
-    came and all have left.
+    `device` is cpu or cuda, `threads` how many each may compute with, unless OMP_NUM_THREADS says it. What the first
+    one logs is in rank0.log of `logs`; it speaks where this process does, or else (`aloud` false) what it says is
+    logged here. The others write to their own logs. `looked` is called with each step that the first rank has
+    evaluated, while that waits. UserError where a rank fails, Signalled where a signal came and all have left.
     """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tasft-ranks-")))
@@ -62,6 +71,7 @@ def launch(
         with writing(logs):
             logs.mkdir(parents=True, exist_ok=True)
             files = [stack.enter_context((logs / f"rank{rank}.log").open("w")) for rank in range(world)]
+        first = None if aloud else stack.enter_context(_logged())
         ours, theirs = (stack.enter_context(each) for each in socket.socketpair())
         command = [
             sys.executable,
@@ -76,9 +86,9 @@ def launch(
         ranks: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, ranks)
         for rank in range(world):
-            out = None if rank == 0 else files[rank]
+            out = first if rank == 0 else files[rank]
             ranks.append(subprocess.Popen(
-                command, env=_environment(rank, world, cores), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                command, env=_environment(rank, world, threads), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True, pass_fds=[theirs.fileno()],
             ))  # fmt: skip
         theirs.close()
@@ -91,16 +101,35 @@ def launch(
             raise UserError(_what_happened(ranks, scratch / MISTAKE, logs))
 
 
-def _environment(rank: int, world: int, cores: int | None) -> dict[str, str]:
+def _environment(rank: int, world: int, threads: int | None) -> dict[str, str]:
     """What torchrun would say, and nothing of who has started this process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
     kept |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     kept |= {"TORCHELASTIC_RUN_ID": "tasft", "PYTHONUNBUFFERED": "1"}
     if sys.platform == "linux":
         kept.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all of them are here, whatever the machine's name resolves to
-    if cores is not None:
-        kept["OMP_NUM_THREADS"] = str(cores)
+    if threads is not None:
+        kept.setdefault("OMP_NUM_THREADS", str(threads))
     return kept
+
+
+@contextmanager
+def _logged() -> Iterator[int]:
+    """A file to write to, as a descriptor: each line is logged."""
+    heard, said = os.pipe()
+
+    def hear() -> None:
+        with os.fdopen(heard, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                log.info("%s", line.rstrip())
+
+    thread = threading.Thread(target=hear, daemon=True)
+    thread.start()
+    try:
+        yield said
+    finally:
+        os.close(said)
+        thread.join(GRACE)
 
 
 def _stand_by(
@@ -108,11 +137,19 @@ def _stand_by(
     channel: socket.socket,
     looked: Look | None,
 ) -> None:
-    """Wait until all ranks are done, or one has failed."""
-    listening = [channel]
-    while any(rank.poll() is None for rank in ranks):
-        if any(rank.returncode not in (None, 0, *STOPPED) for rank in ranks):
+    """Wait until all ranks are done, or one has failed.
+
+    A signal may end ranks that do not train yet. Where that was not meant for all of them, the others would wait for
+    the lost ones.
+    """
+    listening, ended = [channel], None
+    while None in (codes := [rank.poll() for rank in ranks]):
+        if any(code not in (None, 0, *STOPPED) for code in codes):
             return
+        if any(code is not None and code < 0 for code in codes):
+            ended = ended or time.monotonic()
+            if time.monotonic() - ended > GRACE:
+                return
         if not select.select(listening, [], [], 0.1)[0]:
             continue
         said = channel.recv(64)

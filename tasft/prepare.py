@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 Encode = Callable[[Example], Tokenized | Rejected]
 
+THREADS = torch.get_num_threads()  # PyTorch's choice, or OMP_NUM_THREADS
 
 Mixture = dict[str, Chosen]  # by the kind of the part
 
@@ -119,21 +120,18 @@ class Run:
         }
 
 
-def prepare(cfg: DictConfig) -> Run:
+def prepare(cfg: DictConfig, here: bool = True) -> Run:
     """Check the config, read and tokenize every row, filter them, name the folder. UserError for the first mistake.
 
-    Quick, but where `data.filter` has to read the rows with the model; what it says is kept in the cache.
+    Quick, but where `data.filter` has to read the rows with the model; what it says is kept in the cache. here: whether
+    the run is to be done on this machine, which then has to have its devices, and in this process.
     """
     quiet()
     config, weight = checked(cfg), tuned(cfg)
     check_writable(Path(config.output_root))
-    check_devices(config.trainer)
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu, or install a CUDA build of PyTorch"
-        )
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    if here:
+        check_devices(config.trainer)
+        torch.set_num_threads(config.trainer.threads or THREADS)  # another cell of a grid may have had its own
     track.check(config)
     built = parts.build(config)
     check_tasks(config.tasks)

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO
 
+from filelock import FileLock, Timeout
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -35,6 +36,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tasft.config import checked, mistake, register
 from tasft.errors import UserError
 from tasft.progress import Progress
+from tasft.remote import check_key
 from tasft.result.rows import write_atomically
 from tasft.result.store import RunDir, check_writable
 
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 MISSING, RUNNING, DONE, FAILED = "not begun", "cut short", "done now", "failed"
 BEFORE, SAME = "finished before", "the same run as another"  # plain SFT, say, at several toxic counts
 HERE = ("basic", "joblib", "local")  # launchers whose cells run on this machine
+DIED = "its process died without a word: killed, or out of memory"
+VANISHED = "its job left the queue without a word: cancelled, killed, out of memory or out of time"
 POLL = 0.5  # seconds between two looks at what has ended
 
 
@@ -82,6 +86,8 @@ class Cell:
     """One cell of a grid, and what is known of it."""
 
     overrides: tuple[str, ...]
+    devices: int | None = 1  # GPUs, or processes on the CPU; None: every GPU
+    on_cpu: bool = False
     run: Path | None = None  # its run's folder, where that is known
     state: str = MISSING
     reason: str = ""  # why it failed
@@ -89,6 +95,33 @@ class Cell:
     pid: int | None = None  # of its process, where that is on this machine
     seconds: float = 0.0
     deaths: int = 0  # processes that died over it
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process of this machine computes with while others run other cells: CUDA's names of GPUs, CPU threads."""
+
+    gpus: tuple[str, ...]  # of all cells together
+    each: int | None  # of them for one process; None: all
+    threads: int | None  # None: as OMP_NUM_THREADS says
+
+    def take(self, folder: Path) -> None:
+        """Have this process compute with its share, until it ends; `folder` has the locks of the GPUs."""
+        if self.threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        if not self.gpus:
+            return
+        while len(_taken) < (self.each or 0):
+            for gpu in [gpu for gpu in self.gpus if gpu not in _taken]:
+                lock = FileLock(folder / f"gpu-{gpu.replace('/', '-')}.lock", timeout=0.1)
+                with suppress(Timeout):  # another's; or that of a process that is just ending
+                    lock.acquire()
+                    _taken[gpu] = lock
+                    break
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_taken or self.gpus)
+
+
+_taken: dict[str, FileLock] = {}  # this process's GPUs: once CUDA has begun it sees no others
 
 
 @dataclass
@@ -102,16 +135,26 @@ class CellTask:
     folder: Path  # of the sweep: <number>.json says how cell <number> ends, <number>.txt is its log
     runs: dict[int, Path] = field(default_factory=dict)  # number of the cell -> its run's folder, where it is known
     aloud: bool = True  # whether the log is on the terminal, too
+    share: Share | None = None  # of the machine, where it is the sweep's own
 
     def __call__(self, cfg: DictConfig) -> dict[str, Any]:
         """Run the cell that Hydra has composed; what the note says."""
+        if self.share is not None:
+            self.share.take(self.folder)  # before PyTorch is there
         register()  # a process of its own knows nothing of ours yet
-        job = HydraConfig.get().job
-        if int(os.environ.get("SLURM_PROCID", 0)) > 0:  # of several processes of a cell the first one speaks
-            self.task(cfg)
+        from tasft.launch import GRACE
+        from tasft.train.group import joined
+
+        if not joined().first:  # of several processes of a cell the first one speaks
+            try:
+                self.task(cfg)
+            except Exception:
+                time.sleep(GRACE)  # what has started them may end them all with the first that fails
+                raise
             return {}
+        job = HydraConfig.get().job
         note, began, reason = self.folder / f"{job.num}.json", time.time(), None
-        kept = Log(self.folder / f"{job.num}.txt", self.runs.get(job.num))
+        kept = Log(self.folder / f"{job.num}.txt", self.runs.get(job.num), moves=cfg.resume)
         said = {"pid": os.getpid(), "host": platform.node(), "log": str(kept.path)}
         with suppress(UserError):  # on a full disk it still has its return value to say it
             write_atomically(note, json.dumps(said))
@@ -125,6 +168,7 @@ class CellTask:
                     log.error(traceback.format_exc())
                     reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 kept.write(f"failed: {reason}\n")
+        kept.move()
         said |= {"seconds": time.time() - began, "reason": reason, "log": str(kept.path)}
         with suppress(UserError):
             write_atomically(note, json.dumps(said))
@@ -132,22 +176,32 @@ class CellTask:
 
 
 class Log(io.TextIOBase):
-    """A cell's log: at `start`, and from when the run's folder is there, in its log.txt."""
+    """A cell's log: at `start`, and when the run's folder is there, in its log.txt.
 
-    def __init__(self, start: Path, run: Path | None) -> None:
-        self.path, self._run = start, RunDir(run) if run is not None else None
+    It `moves` as soon as that is there; where it may be a folder that is about to be replaced, only by `move`.
+    """
+
+    def __init__(self, start: Path, run: Path | None, moves: bool = True) -> None:
+        self.path, self._run, self._moves = start, RunDir(run) if run is not None else None, moves
 
     def write(self, text: str) -> int:
         """Add `text`."""
-        with suppress(OSError):  # a full disk stops the cell where it writes what it cannot do without
-            if self._run is not None and self._run.path.is_dir() and self.path != self._run.log:
-                before, self.path = self.path, self._run.log
-                if before.exists():
-                    text = before.read_text(encoding="utf-8") + text
-                    before.unlink()
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+        if self._moves:
+            self.move()
+        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+            file.write(text)  # a full disk stops the cell where it writes what it cannot do without
         return len(text)
+
+    def move(self) -> None:
+        """Go on in the run's folder, where there is one."""
+        if self._run is None or self.path == self._run.log or not self._run.path.is_dir():
+            return
+        before, self.path = self.path, self._run.log
+        with suppress(OSError):
+            said = before.read_text(encoding="utf-8")
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(said)
+            before.unlink()
 
 
 @contextmanager
@@ -174,6 +228,7 @@ class Sweep:
         self.launcher_name = config.hydra.runtime.choices["hydra/launcher"]
         self.task.aloud = self.kind == "basic"  # several at once would talk across each other
         self.cells: list[Cell] = []
+        self.bases: dict[Path, Run] = {}  # a run of each base model from scratch that cells of this machine want
         self.tried: list[Cell] = []  # by the number under which it was launched
         self.lock = threading.Lock()
         for talks in ("hydra", "hydra_plugins"):  # of each job it launches
@@ -188,8 +243,12 @@ class Sweep:
             self.task.folder.mkdir(parents=True, exist_ok=True)
         # one place for all cells, whatever output_root they have
         self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(self.task.folder)}")
-        self._announce(missing, batch)
-        size = batch or max(len(missing), 1)
+        size = self._make_room(missing, batch)
+        self._announce(missing)
+        for run in self.bases.values():  # once, before several cells want it
+            if run.base.weights is None:
+                self._say(f"{run.config.model.name} is trained from scratch first")
+            run.base.make(run.device)
         try:
             with self._watching():
                 for start in range(0, len(missing), size):
@@ -204,24 +263,29 @@ class Sweep:
             raise UserError(f"{failed} of {_cells(len(self.cells))} failed; the same command runs only what is missing")
 
     def _plan(self, grid: Sequence[tuple[str, ...]]) -> None:
-        """Find the state of every cell. Raises what composing one raises: a key or a choice that does not exist."""
-        self.cells = [Cell(overrides) for overrides in grid]
+        """Find the state of every cell. Raises what composing one raises: a key or a choice that does not exist.
+
+        UserError, too, where the key of a server is given itself.
+        """
         configs = [self._composed(overrides) for overrides in grid]
+        for cfg in configs:
+            _check_keys(OmegaConf.to_container(cfg, resolve=False))
+        self.cells = [
+            Cell(overrides, cfg.trainer.devices, cfg.trainer.accelerator == "cpu")
+            for overrides, cfg in zip(grid, configs, strict=True)
+        ]
         if self.config.hydra.job.config_name != "run":
             return  # other commands find out by themselves what is left to do
         seen: set[str] = set()
-        bases: dict[Path, Run] = {}
         with Progress(len(grid), "looking for finished cells", "cell") as bar, _silent():
             for cell, cfg in zip(self.cells, configs, strict=True):
                 try:
-                    _find(cell, cfg, self.kind in HERE, seen, bases)
+                    _find(cell, cfg, self.kind in HERE, seen, self.bases)
                 except Exception as error:
                     why = mistake(error)
                     if why is not None:  # a bug the cell meets again, and has a log for it
                         cell.state, cell.reason = FAILED, why
                 bar.advance()
-        for run in bases.values():  # once, before several cells want it
-            run.base.make(run.device)
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
         cfg = self.loader.load_sweep_config(self.config, list(overrides))
@@ -233,22 +297,56 @@ class Sweep:
         self.out.write(f"tasft: {text}\n")
         self.out.flush()
 
-    def _announce(self, missing: Sequence[Cell], batch: int | None) -> None:
+    def _make_room(self, missing: Sequence[Cell], batch: int | None) -> int:
+        """How many cells the launcher gets at once. Those that run at the same time get GPUs of their own."""
+        size = max(min(batch or len(missing), len(missing)), 1)
+        self.workers = {"basic": 1}.get(self.kind)  # cells that compute at the same time; None where a queue decides
+        if not missing or self.kind not in ("joblib", "local"):
+            return size
+        from tasft.train.group import cores, visible_gpus
+
+        settings = self.config.hydra.launcher
+        tasks, cpus = (settings.tasks_per_node, settings.cpus_per_task or 1) if self.kind == "local" else (1, 1)
+        gpus = () if all(cell.on_cpu for cell in missing) else tuple(visible_gpus())
+        each = max(tasks, *(cell.devices or len(gpus) or 1 for cell in missing))
+        room = max(1, len(gpus) // each if gpus else cores() // (each * cpus))
+        if self.kind == "joblib":
+            from joblib import effective_n_jobs
+
+            at_once = min(effective_n_jobs(settings.n_jobs), size)
+        else:  # it starts all that it gets
+            at_once = min(batch or room, size)
+        if gpus and tasks > 1:
+            room = 1  # all tasks of a cell have to see the same GPUs
+        if gpus and at_once > room:
+            self._say(f"{room} at a time: of {len(gpus)} GPU{'s' * (len(gpus) > 1)} a cell takes {each}")
+            at_once = room
+        if self.kind == "joblib":
+            self.launcher.joblib["n_jobs"] = at_once
+        self.workers = min(at_once, room)
+        if self.kind == "local" or at_once > 1:  # of one at a time joblib makes no processes
+            threads = None if "OMP_NUM_THREADS" in os.environ else max(1, cores() // (at_once * (1 if gpus else each)))
+            self.task.share = Share(gpus, each if at_once > 1 else None, threads)
+        return at_once if self.kind == "local" else size
+
+    def _announce(self, missing: Sequence[Cell]) -> None:
         """How many cells there are to run, and what they will cost, as far as finished ones tell."""
         states = Counter(cell.state for cell in self.cells)
         counts = [f"{states[state]} {state}" for state in (BEFORE, SAME, FAILED) if states[state]]
-        self.workers = _workers(self.kind, self.config.hydra.launcher, min(batch or len(missing), len(missing)))
         self._say(f"{_cells(len(self.cells))}: {', '.join([*counts, f'{len(missing)} to run'])} ({self.launcher_name})")
         for cell in self.cells if missing else []:
             if cell.state == FAILED:  # not only hours later, in the summary
                 self._say(f"cannot run: {self.name(cell)}: {cell.reason}")
-        cost = expected_cost([cell.run for cell in missing]) if missing else (0.0, 0.0)
-        if cost is None:
-            self._say("how long they take is not known before the first one is done")
-        elif missing:
-            took = _duration(cost[0] / self.workers) if self.workers else f"{_duration(cost[0])} of computing"
-            gpus = f" and {cost[1]:.2g} GPU-hours" if cost[1] else ""
-            self._say(f"about {took}{gpus}, by what finished cells of this model took")
+        if not missing:
+            return
+        seconds, hours, unknown = expected_cost([cell.run for cell in missing])
+        if unknown < len(missing):
+            took = _duration(seconds / self.workers) if self.workers else f"{_duration(seconds)} of computing"
+            gpus, of = f" and {hours:.2g} GPU-hours" if hours else "", f" for {len(missing) - unknown}" * (unknown > 0)
+            self._say(f"about {took}{gpus}{of}, by what finished cells of the same model took")
+        if unknown:
+            which = "they take" if unknown == len(missing) else f"the other {unknown} take"
+            self._say(f"how long {which} is not known before the first one is done")
 
     def _launch(self, cells: Sequence[Cell]) -> None:
         """Have the launcher run `cells`. Those that a dying process takes with it are tried again, each by itself."""
@@ -271,7 +369,7 @@ class Sweep:
                 raise UserError(f"hydra/launcher={self.launcher_name} does not work: {said}") from died
             for cell in [*again, *(rest if died is None else [])]:
                 cell.deaths += 1
-                cell.state, cell.reason = FAILED, "its process died without a word: killed, or out of memory"
+                cell.state, cell.reason = FAILED, DIED if self.kind in HERE else VANISHED
             if died is not None:
                 again = [cell for cell in again if cell.deaths == 1]
                 for cell in again:
@@ -359,21 +457,30 @@ class Sweep:
                 self.task.folder.parent.rmdir()
 
 
+def _check_keys(node: Any, name: str = "") -> None:
+    """UserError where a server's key stands in the place of its name: before a log or a launcher writes it down."""
+    if not isinstance(node, dict):
+        return
+    key = node.get("key")
+    if "base_url" in node and isinstance(key, str) and "${" not in key:
+        check_key(key, name)
+    for part, below in node.items():
+        _check_keys(below, f"{name}{part}.")
+
+
 def _find(cell: Cell, cfg: DictConfig, here: bool, seen: set[str], bases: "dict[Path, Run]") -> None:
     """Note where the cell's run is and whether it is finished; UserError for a mistake in it.
 
-    Where the cell runs on another machine, this one needs no GPU, and no filter reads the rows here: such a cell finds
-    out itself whether it is finished.
+    Where the cell runs on another machine, this one needs none of its devices, and no filter reads the rows here: such
+    a cell finds out itself whether it is finished.
     """
     from tasft.execute import nothing_left
     from tasft.prepare import prepare
 
-    if not here:
-        cfg.trainer.accelerator = "auto"
-        if cfg.data.filter is not None:
-            checked(cfg)
-            return
-    run = prepare(cfg)
+    if not here and cfg.data.filter is not None:
+        checked(cfg)
+        return
+    run = prepare(cfg, here)
     cell.run = run.folder.path
     config = run.config
     asked = [config.benchmark, config.judge, config.tasks, config.evaluate]
@@ -387,15 +494,14 @@ def _find(cell: Cell, cfg: DictConfig, here: bool, seen: set[str], bases: "dict[
     seen.add(same)
 
 
-def expected_cost(runs: Sequence[Path | None]) -> tuple[float, float] | None:
+def expected_cost(runs: Sequence[Path | None]) -> tuple[float, float, int]:
     """Seconds and GPU-hours that cells will take by what finished ones of the same model and loss took, or else of the
-    same model; None where one has no such example."""
-    if None in runs:
-        return None
+    same model; and how many cells have no such example, which are not in the sums."""
     folders = Counter(run.parents[1] for run in runs if run is not None)  # <output_root>/<model>/<loss>
     costs = {folder: _mean_cost(folder, "*/*") or _mean_cost(folder.parent, "*/*/*") for folder in folders}
-    known = [(folders[folder] * cost[0], folders[folder] * cost[1]) for folder, cost in costs.items() if cost]
-    return (sum(s for s, _ in known), sum(g for _, g in known)) if len(known) == len(folders) else None
+    known = [(folders[folder], *cost) for folder, cost in costs.items() if cost]
+    seconds, hours = (sum(count * each[i] for count, *each in known) for i in (0, 1))
+    return seconds, hours, len(runs) - sum(count for count, *_ in known)
 
 
 def _mean_cost(folder: Path, runs: str) -> tuple[float, float] | None:
@@ -407,21 +513,27 @@ def _mean_cost(folder: Path, runs: str) -> tuple[float, float] | None:
     return fmean(seconds), fmean(cost.get("gpu_hours", 0.0) for cost in costs)
 
 
-def _workers(kind: str, launcher: DictConfig, cells: int) -> int | None:
-    """How many of `cells` run at once; None where a queue decides."""
-    if kind == "joblib":
-        jobs = launcher.n_jobs if launcher.n_jobs > 0 else (os.cpu_count() or 1) + 1 + launcher.n_jobs
-        return max(1, min(jobs, cells))
-    return {"basic": 1, "local": max(cells, 1)}.get(kind)
-
-
 @contextmanager
 def _every_job_waited_for() -> Iterator[None]:
-    """Hydra's submitit launcher stops at the first job whose process died, and forgets the others: not so here."""
+    """Hydra's submitit launcher stops at the first job whose process died, and forgets the others: not so here.
+
+    Nor does it wait for jobs that SLURM knows no more: submitit asks sacct, which knows nothing where no accounts are
+    kept; here squeue is asked.
+    """
     from submitit import Job
     from submitit.core.utils import FailedJobError, UncompletedJobError
+    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-    results = Job.results
+    class Queue(SlurmInfoWatcher):
+        def _make_command(self) -> list[str] | None:
+            asking = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+            return asking if self._registered - self._finished else None
+
+        def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+            queued = (string.decode() if isinstance(string, bytes) else string).split()
+            return {job: {"State": "RUNNING" if job in queued else "GONE"} for job in self._registered}
+
+    results, watcher = Job.results, SlurmJob.watcher
 
     def patient(job: Any) -> list[Any]:
         try:
@@ -429,11 +541,11 @@ def _every_job_waited_for() -> Iterator[None]:
         except (FailedJobError, UncompletedJobError):
             return [None]  # its cell has no note of an end
 
-    Job.results = patient  # type: ignore[method-assign, assignment]
+    Job.results, SlurmJob.watcher = patient, Queue()  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        Job.results = results  # type: ignore[method-assign]
+        Job.results, SlurmJob.watcher = results, watcher  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 
 from tasft.errors import UserError
@@ -17,6 +18,9 @@ def speak(folder, group, looked):
     if group.first:
         looked(3)
         looked(5)
+        sys.stdout.write("all is well\n")
+        sys.stdout.flush()
+        sys.stderr.write("so far\n")
 
 
 def make_a_mistake(group, looked):
@@ -39,6 +43,13 @@ def leave_when_told(group, looked):
     while not told:
         time.sleep(0.02)
     raise Stopped(told[0], 4)
+
+
+def lose_the_second(group, looked):
+    """One rank gets a signal that was for it alone; the other waits as at a meeting, where it would not notice."""
+    if not group.first:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(600)
 
 
 def wait(folder, group, looked):

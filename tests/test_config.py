@@ -1,5 +1,6 @@
 """The configuration: every file fits what it feeds, λ is the paper's, and mistakes are answered in one sentence."""
 
+import errno
 import inspect
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from tasft.config import CONF, checked, entry, judges_of, plain_sft, register, tuned
+from tasft.config import CONF, checked, entry, judges_of, mistake, plain_sft, register, tuned
 from tasft.errors import UserError
 from tasft.schema import JUDGE_NOTES
 
@@ -266,6 +267,24 @@ def test_a_bug_is_not_passed_off_as_a_mistake(monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["tasft.run"])
     assert entry(broken, "run") == 1
     assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a/b"),
+            "/a/b: permission denied; give yourself access, or",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "/a"), "/a: read-only file system; give yourself access, or"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk or a quota is full: make room"),
+        (OSError("1024 requested and 40 written"), "the disk or a quota is full: make room"),  # NumPy's
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(refused, said):
+    around = RuntimeError("in the middle of something")
+    around.__cause__ = refused
+    assert mistake(around).startswith(said)
 
 
 def command(*arguments, cwd=None):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 import threading
 import time
@@ -9,19 +10,19 @@ import time
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasft import execute as execute_module
 from tasft import prepare as prepare_module
-from tasft.config import CONF, entry, register
+from tasft.config import CONF, entry, mistake, register
 from tasft.errors import UserError
 from tasft.evaluate.generating import Answer
 from tasft.execute import execute, nothing_left
 from tasft.flagging import Flagged
 from tasft.model.scratch import train_tokenizer
 from tasft.prepare import prepare
+from tasft.result.lock import only_one
 from tasft.result.store import read_config
 
 
@@ -333,7 +334,7 @@ def test_afresh_twice_the_first_run_still_waits(project, monkeypatch):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             execute(prepared("resume=false"))
-    (aside,) = folder.path.parent.glob(".*")
+    (aside,) = folder.path.parent.glob(".*.replaced")
     assert (aside / "metrics.jsonl").read_text() == kept and (aside / "FINISHED").exists()
 
 
@@ -353,14 +354,13 @@ def test_a_key_in_the_place_of_its_name_reaches_no_file(project):
 
 def test_two_processes_do_not_share_a_run(project):
     run = prepared()
-    execute(run)
-    (lock,) = (project / "cache" / "locks").iterdir()
-    with FileLock(lock), pytest.raises(UserError, match="another process is at work on"):
-        execute(prepared())
+    with only_one(run.folder.path), pytest.raises(UserError, match="another process is at work on outputs/model/emd"):
+        execute(run)
+    assert not run.folder.path.exists()
     holding = threading.Event()
 
     def hold():
-        with FileLock(lock):
+        with only_one(run.folder.path):
             holding.set()
             time.sleep(0.5)
             holding.clear()
@@ -368,6 +368,30 @@ def test_two_processes_do_not_share_a_run(project):
     threading.Thread(target=hold).start()
     holding.wait()
     assert execute(prepared(), wait=True).finished and not holding.is_set()
+
+
+def test_on_a_disk_that_fills_up_nothing_is_lost(project):
+    disk = project / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("a small disk is mounted as root")
+    try:
+        with pytest.raises(Exception, match=r"(?i)no space left on device") as caught:
+            execute(prepared("output_root=disk"))
+        assert "make room" in mistake(caught.value)
+        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+        folder = execute(prepared("output_root=disk"))
+        assert folder.finished and folder.metrics.read_text() == execute(prepared()).metrics.read_text()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_threads_of_a_run_are_not_those_of_the_next(project):
+    before = torch.get_num_threads()
+    prepared("trainer.threads=3")
+    assert torch.get_num_threads() == 3
+    prepared()
+    assert torch.get_num_threads() == before
 
 
 def test_how_auto_is_set_is_nothing_to_a_run_without_it(project):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
@@ -13,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from tasft.cell import run_cell
 from tasft.config import CONF, entry, register
@@ -74,10 +76,9 @@ def test_what_cells_will_cost_by_hand(tmp_path):
     finished("m/sft/a/seed0", training_seconds=3, answering_seconds=0, gpu_hours=0)
     (tmp_path / "m" / "emd" / "c" / "seed0").mkdir(parents=True)  # unfinished: says nothing
     emd, nlcl = tmp_path / "m/emd/d/seed1", tmp_path / "m/nlcl/d/seed1"
-    assert expected_cost([emd, emd]) == (36, 2)  # (12 + 24) / 2 each
-    assert expected_cost([emd, nlcl]) == (18 + 13, 1 + 2 / 3)  # of another loss: all of the model
-    assert expected_cost([emd, tmp_path / "other/emd/d/seed1"]) is None
-    assert expected_cost([emd, None]) is None
+    assert expected_cost([emd, emd]) == (36, 2, 0)  # (12 + 24) / 2 each
+    assert expected_cost([emd, nlcl]) == (18 + 13, 1 + 2 / 3, 0)  # of another loss: all of the model
+    assert expected_cost([emd, tmp_path / "other/emd/d/seed1", None]) == (18, 1, 2)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_grid_ends_with_what_became_of_each_cell_and_again_runs_what_is_missin
     )
     assert swept(monkeypatch, *grid, "data.toxic=99") == 0
     said = capfd.readouterr().err
-    assert "by what finished cells of this model took" in said
+    assert "by what finished cells of the same model took" in said
     assert state(project).items() >= before.items()
 
 
@@ -137,6 +138,12 @@ def test_a_finished_cell_that_is_asked_more_is_not_skipped(project, monkeypatch,
     assert swept(monkeypatch, "seed=1,2", "judge=[refusal,text]") == 0
     assert "2 to run" in capfd.readouterr().err
     assert len(list(project.glob("outputs/*/*/*/*/scores/*.text.jsonl"))) == 2
+    logs = {file: file.read_text() for file in project.glob("outputs/*/*/*/*/log.txt")}
+    assert swept(monkeypatch, "seed=1,2", "judge=[refusal,text]", "resume=false") == 0
+    for file, before in logs.items():  # of the new training from its first line, and of no other
+        assert file.read_text().startswith("--- ") and "resume=false: starting" in file.read_text()
+        assert before not in file.read_text()
+    capfd.readouterr()
     assert swept(monkeypatch, "seed=1,2", "judge=[refusal,text]") == 0
     assert "2 finished before, 0 to run" in capfd.readouterr().err
     assert not list(project.glob("outputs/.sweeps"))  # nothing is left of grids that went well
@@ -156,6 +163,7 @@ MISTAKES = {
     "hydra/launcher=basik": "hydra/launcher=basik: no such choice; did you mean basic?",
     "hydra.sweeper.cells=['loss=${lost}']": "Interpolation key 'lost' not found",
     "output_root=/dev/null/x seed=1,2": "cannot write /dev/null/x",
+    "judge=[refusal,pair] judge.pair.key=MY_KEY,sk-secret123": "judge.pair.key should be the name of an environment",
 }
 
 
@@ -167,7 +175,7 @@ def test_a_mistake_in_the_grid_is_one_sentence_before_anything_starts(overrides,
     before = sorted(project.rglob("*"))
     assert swept(monkeypatch, *overrides.split()) == 1
     said = capfd.readouterr().err
-    assert said.startswith(f"tasft: {MISTAKES[overrides]}") and len(said.splitlines()) == 1
+    assert said.startswith(f"tasft: {MISTAKES[overrides]}") and len(said.splitlines()) == 1 and "secret" not in said
     assert sorted(project.rglob("*")) == before
 
 
@@ -183,6 +191,25 @@ def test_a_failed_cell_has_a_log(project, monkeypatch, capfd):
     assert "2 cells: 1 done now, 1 failed" in said
 
 
+SLURM = {
+    "slurm_gpu": "hydra.launcher.gpus_per_node=4 trainer=ddp",
+    "slurm_gpu loss=sft": "hydra.launcher.nodes=2 hydra.launcher.tasks_per_node=4 trainer=ddp trainer.nodes=2"
+    " trainer.devices=4",
+    "submitit_slurm": "trainer=fsdp",
+    "slurm_cpu": "trainer=gpu",
+}
+
+
+@pytest.mark.parametrize("launcher", SLURM)
+def test_cells_for_machines_with_gpus_are_planned_on_one_without(launcher, project, monkeypatch, capfd):
+    monkeypatch.setenv("PATH", "")  # no SLURM, wherever the test runs
+    grid = [f"hydra/launcher={launcher.split()[0]}", *launcher.split()[1:], *SLURM[launcher].split(), "seed=1,2"]
+    assert swept(monkeypatch, *grid) == 1
+    said = capfd.readouterr().err
+    assert f"2 cells: 2 to run ({launcher.split()[0]})" in said
+    assert 'does not work: RuntimeError: Could not detect "srun", are you indeed on a slurm cluster?' in said
+
+
 def break_down(**_):
     raise RuntimeError("out of order")
 
@@ -192,17 +219,27 @@ def die(**_):
     os._exit(9)
 
 
+def note_gpus(**_):
+    """A logger that logs nothing; adds a line that says which GPUs its process sees."""
+    with open("gpus.txt", "a") as file:
+        file.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
+    return DummyLogger()
+
+
 def test_launchers_give_the_same_numbers_and_a_dying_process_stops_no_other_cell(project, monkeypatch, capfd):
-    numbers = {}
-    cells = ["seed=1", "seed=2"]
+    numbers, seen = {}, {}
+    cells = [f"seed={seed} +logger._target_=tests.test_sweep.note_gpus" for seed in (1, 2)]
     dying = "seed=3 +logger._target_=tests.test_sweep.die"
-    for launcher in ("basic", "joblib", "submitit_local"):
-        more = [f"hydra/launcher={launcher}", f"output_root={launcher}", "loss=emd", "data.toxic=3"]
-        more += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)  # the cells will find none, and compute on the CPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    for launcher in ("basic", "joblib", "local"):
+        more = [f"hydra/launcher={launcher}", f"output_root={launcher}", "loss=emd", "data.toxic=3", "trainer=auto"]
+        more += ["hydra.launcher.n_jobs=3"] if launcher == "joblib" else []
         lines = [dying, *cells] if launcher == "joblib" else cells
         assert swept(monkeypatch, *more, f"hydra.sweeper.cells={lines}") == (launcher == "joblib")
         said = capfd.readouterr().err
         if launcher == "joblib":
+            assert "tasft: 2 at a time: of 2 GPUs a cell takes 1" in said
             assert "failed: seed=3 " in said and "its process died without a word: killed, or out of memory" in said
             assert "3 cells: 2 done now, 1 failed" in said
             assert "fine-tuning" not in open(said.rpartition("(log: ")[2].partition(")")[0]).read()
@@ -210,7 +247,11 @@ def test_launchers_give_the_same_numbers_and_a_dying_process_stops_no_other_cell
         assert [run.name.partition("-")[0] for run in runs] == ["seed1", "seed2"]
         assert all("finished: " in RunDir(run).log.read_text() for run in runs)
         numbers[launcher] = [(run.name, (run / "metrics.jsonl").read_bytes()) for run in runs]
-    assert numbers["basic"] == numbers["joblib"] == numbers["submitit_local"]
+        seen[launcher] = Path("gpus.txt").read_text().split()
+        Path("gpus.txt").unlink()
+    assert numbers["basic"] == numbers["joblib"] == numbers["local"]
+    assert seen["basic"] == ["4,7", "4,7"] and sorted(seen["local"]) == ["4", "7"]
+    assert set(seen["joblib"]) <= {"4", "7"}  # those that the dying process took with it may find either free
 
 
 def test_killed_in_the_middle_no_finished_cell_is_repeated(project, monkeypatch, capfd):

@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # these bring torch and Optuna
 log = logging.getLogger(__name__)
 
 
-class Stopped(Exception):
-    """Ends the training of a hopeless trial; what was trained stays."""
+class Hopeless(Exception):
+    """Ends the training of a trial; what was trained stays."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def search(cfg: DictConfig) -> None:
     check_writable(folder)
     from tasft.prepare import prepare
     from tasft.search.study import LambdaStudy, pruner
+    from tasft.train.group import check_alone
 
+    check_alone()
     dev, test = _dev(cfg, config), _test(cfg, config)
     with _hushed():  # before anything slow: a harvest that is missing for one of the seeds, say
         first = prepare(_at(dev, low))
@@ -198,7 +200,7 @@ def _trial(
         if found is not None:
             report(step, found)
         if step in seen and trial.should_prune():
-            raise Stopped
+            raise Hopeless
 
     failed = False
     try:
@@ -219,7 +221,7 @@ def _trial(
         missed = violation(ended, asked)
         said |= _measured(ended) | {"keeps": not missed}
         line = _numbers(ended, config) + (f"; misses its limits by {100 * missed:.1f} points" if missed else "")
-    except Stopped:
+    except Hopeless:
         at_end = seen[max(seen)]
         said |= _measured(at_end)
         line = f"{_numbers(at_end, config)}; stopped at step {at_end.step} of {said['steps']}"

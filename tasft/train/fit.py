@@ -51,6 +51,11 @@ class StepRecords(Callback):
         self.files, self.log_every, self.total = files, log_every, total
         self.tokens, self.since = 0, time.perf_counter()
 
+    def on_train_start(self, *_: Any) -> None:
+        """Forget the peak memory of trainings that this process has done before."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock of the first step; checkpoints and set-up do not count."""
         if self.tokens == 0:
@@ -247,5 +252,5 @@ def _result(module: FineTuning) -> StepResult:
 
 
 def _memory() -> dict[str, float]:
-    """Peak GPU memory in MiB; nothing without a GPU."""
+    """Peak GPU memory of this training in MiB; nothing without a GPU."""
     return {"peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20} if torch.cuda.is_available() else {}

@@ -24,13 +24,12 @@ PATIENCE = timedelta(days=7)
 
 
 class Stopped(Exception):
-    """A training that a signal has ended in good order: its checkpoint after `step` is written."""
+    """A training that a signal has ended in good order: its checkpoint after `step` is written; at 0 there is none."""
 
     def __init__(self, signum: int, step: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name} after step {step}, whose checkpoint is written:"
-            " the same command goes on from there"
-        )
+        where = f"after step {step}, whose checkpoint is written" if step else "before there was a checkpoint"
+        again = "goes on from there" if step else "starts again"
+        super().__init__(f"stopped by {signal.Signals(signum).name} {where}: the same command {again}")
         self.signum, self.step = signum, step
 
 
@@ -151,6 +150,26 @@ def group_of(environment: Mapping[str, str]) -> Group:
     return ALONE
 
 
+def check_alone() -> None:
+    """UserError in each of several processes that torchrun, srun or submitit has started as one group."""
+    if joined().world > 1:
+        raise UserError(
+            "of several processes only those of tasft.run train together: start this command once, with"
+            " trainer.devices=<processes> instead of torchrun or srun"
+        )
+
+
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process sees, by their names in CUDA_VISIBLE_DEVICES. Starts no CUDA."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(i) for i in range(count)] if named is None else named.split(",")[:count]
+
+
 def check_devices(trainer: Trainer) -> None:
     """UserError where the processes that `trainer` asks for cannot be had, or are not those that were started."""
     gpus = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
@@ -158,6 +177,10 @@ def check_devices(trainer: Trainer) -> None:
         raise UserError(
             "trainer.strategy=fsdp deals a model out to GPUs, and PyTorch finds none: use trainer=ddp"
             " trainer.devices=<processes>, or trainer=cpu"
+        )
+    if trainer.accelerator == "gpu" and not gpus:
+        raise UserError(
+            "trainer.accelerator=gpu, but PyTorch finds no GPU: use trainer=cpu, or install a CUDA build of PyTorch"
         )
     group = joined()
     if group.world > 1:

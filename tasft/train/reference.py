@@ -16,6 +16,7 @@ from tasft.data.steps import MicroBatch, Weighted, collate, micro_batches
 from tasft.data.tokenize import Tokenized
 from tasft.loss import ops
 from tasft.progress import Progress
+from tasft.result.rows import writing
 from tasft.train.head import SplitModel
 
 
@@ -53,7 +54,8 @@ def precomputed(
     content = [[half.input_ids, half.prompt_length] for row in rows for half in row.halves]
     digest = hashlib.sha256(json.dumps([*identity, content], sort_keys=True).encode()).hexdigest()[:16]
     file = folder / f"{digest}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lengths = [sum(half.response_length for half in row.halves) for row in rows]
     with FileLock(f"{file}.lock"):
         if not file.is_file():

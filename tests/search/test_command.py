@@ -15,6 +15,7 @@ import pytest
 
 from tasft.errors import UserError
 from tasft.search.command import search
+from tasft.train.group import Group
 from tests.small import composed, lay_out
 
 PROMPTS = {
@@ -183,6 +184,10 @@ def test_mistakes(project, monkeypatch):
         with pytest.raises(UserError, match=sentence):
             searched(*overrides)
     assert not Path("outputs").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("tasft.train.group.joined", lambda: Group(1, 2))
+        with pytest.raises(UserError, match="start this command once"):
+            searched()
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"pip install 'tasft\[search\]'"):
         searched()

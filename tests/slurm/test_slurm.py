@@ -53,7 +53,7 @@ def command(*overrides):
 
 
 def run_of(root):
-    (found,) = Path(root).glob("*/*/*/seed*")
+    (found,) = Path(root).glob("*/*/*/seed0-*")
     return found
 
 
@@ -61,14 +61,25 @@ def metrics(root):
     return [json.loads(line) for line in (run_of(root) / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_an_array_of_which_one_cell_fails_has_the_numbers_of_the_basic_launcher(cluster):
-    slurm = ["-m", "hydra/launcher=slurm_cpu", "data.toxic=3,99", "output_root=array"]
-    said = subprocess.run(command(*slurm), capture_output=True, text=True, timeout=900, check=False)
-    assert said.returncode == 1
-    assert "data.toxic=99, but toxic.jsonl has only 4 usable rows" in said.stdout + said.stderr
-    assert (
-        subprocess.run(command("data.toxic=3", "output_root=basic"), capture_output=True, check=False).returncode == 0
-    )
+def test_an_array_of_which_one_cell_fails_and_one_dies_has_the_numbers_of_the_basic_launcher(cluster):
+    cells = [
+        "seed=0",
+        *(f"seed={i} +logger._target_=tests.test_sweep.{how}" for i, how in ((1, "break_down"), (2, "die"))),
+    ]
+    slurm = ["-m", "hydra/launcher=slurm_cpu", "data.toxic=3", "output_root=array", f"hydra.sweeper.cells={cells}"]
+    process = subprocess.run(command(*slurm), capture_output=True, text=True, timeout=900, check=False)
+    assert process.returncode == 1
+    said = process.stderr
+    assert "tasft: 3 cells: 3 to run (slurm_cpu)" in said and "3 cells: 1 done now, 2 failed" in said
+    (broken,) = (line for line in said.splitlines() if line.startswith("tasft: failed: seed=1"))
+    assert "logger (tests.test_sweep.break_down) does not work: out of order" in broken
+    assert "out of order" in Path(broken.rpartition("(log: ")[2].removesuffix(")")).read_text()
+    (dead,) = (line for line in said.splitlines() if line.startswith("tasft: failed: seed=2"))
+    assert "its job left the queue without a word" in dead  # no accounts are kept here that would tell
+    (script,) = Path("array/.submitit").rglob("*_submission.sh")
+    assert "export SLURM_KILL_BAD_EXIT=1" in script.read_text().partition("srun")[0]
+    alone = command("data.toxic=3", "output_root=basic")
+    assert subprocess.run(alone, capture_output=True, check=False).returncode == 0
     assert (run_of("array") / "FINISHED").exists()
     assert (run_of("array") / "metrics.jsonl").read_bytes() == (run_of("basic") / "metrics.jsonl").read_bytes()
 

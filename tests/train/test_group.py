@@ -7,7 +7,17 @@ from tasft.config import CONF
 from tasft.errors import UserError
 from tasft.schema import Trainer
 from tasft.train import group as group_module
-from tasft.train.group import ALONE, Group, check_devices, group_of, to_start, world_size
+from tasft.train.group import (
+    ALONE,
+    Group,
+    Stopped,
+    check_alone,
+    check_devices,
+    group_of,
+    to_start,
+    visible_gpus,
+    world_size,
+)
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SRUN = {
@@ -40,6 +50,28 @@ def test_submitit_on_this_machine():
     local = {"SUBMITIT_LOCAL_JOB_ID": "77", "SUBMITIT_LOCAL_NTASKS": "2", "SUBMITIT_LOCAL_GLOBALID": "1"}
     assert group_of(local | {"SUBMITIT_LOCAL_LOCALID": "1"}) == Group(1, 2, 1, 2, "127.0.0.1:15077")
     assert group_of(local | {"SUBMITIT_LOCAL_NTASKS": "1"}) == ALONE
+
+
+def test_what_a_signal_has_ended_is_said_as_it_is():
+    said = "stopped by SIGTERM after step 4, whose checkpoint is written: the same command goes on from there"
+    assert str(Stopped(15, 4)) == said
+    assert str(Stopped(15, 0)) == "stopped by SIGTERM before there was a checkpoint: the same command starts again"
+
+
+def test_every_one_of_several_processes_refuses_to_do_what_is_for_one(monkeypatch):
+    check_alone()
+    for rank in ("0", "5"):
+        monkeypatch.setattr(group_module, "joined", lambda rank=rank: group_of(TORCHRUN | {"RANK": rank}))
+        with pytest.raises(UserError, match=r"start this command once, with trainer\.devices=<processes>"):
+            check_alone()
+
+
+def test_gpus_by_their_names(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7,-1")
+    assert visible_gpus() == ["3", "GPU-7"]
 
 
 def trainer(name, **changed):

@@ -26,7 +26,7 @@ def found(tmp_path_factory):
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *([before] if before else [])])
     try:
-        launch(partial(both_ways, folder), "cpu", 2, folder / "logs", cores=1)
+        launch(partial(both_ways, folder), "cpu", 2, folder / "logs", threads=1)
     finally:
         os.environ.pop("PYTHONPATH")
         os.environ |= {} if before is None else {"PYTHONPATH": before}
