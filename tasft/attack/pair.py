@@ -3,7 +3,12 @@
 Chao et al. 2023, https://arxiv.org/abs/2310.08419; code: https://github.com/patrickrchao/JailbreakingLLMs. Here is the
 loop alone, over three functions: who attacks, who answers and who rates is the caller's choice.
 
+As in the code, the attacker is sampled at temperature 1 and top_p 0.9 (conf/attack.yaml), the target answers greedily
+in at most 150 tokens, the judge rates at temperature 0, and a rating of 10, by default, ends the attack on a goal.
+
 Other than in the code
+- a judge that labels harm, and rates nothing, may stand for ratings of 10 and 1;
+- the target is prompted in the format of its training, not in a chat template of its family;
 - a stream whose attacker gives no JSON in all its tries sits out that iteration, and does not end everything;
 - an answer whose rating cannot be read is told to the attacker as a 1, as there, but is no rating: a goal without any
   did not finish, and is attacked again by the same command;
