@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from jinja2 import TemplateError
 
 from tasft.data.tokenize import prompt_ids
 from tasft.errors import UserError
@@ -15,7 +13,7 @@ from tasft.evaluate.generating import Sampling, generate
 from tasft.generator.asking import request
 from tasft.generator.protocol import Generated
 from tasft.model.loading import load_base, load_tokenizer, model_fingerprint
-from tasft.prompt import Turn, prompt_format
+from tasft.prompt import Turn, conversation, prompt_format
 from tasft.remote import Message
 
 
@@ -83,7 +81,7 @@ class Local:
         if self.format != "chat":
             raise UserError(f"{self.node}.format={self.format} has no conversations: use {self.node}.format=chat")
         self._load()
-        texts = [self._rendered(each) for each in conversations]
+        texts = [conversation(self._tokenizer, each) for each in conversations]
         return self._say(texts, [f"{draw} {text}" for draw, text in zip(draws, texts, strict=True)], opening, end)
 
     def _load(self) -> None:
@@ -91,16 +89,6 @@ class Local:
             self.check()
             transformers.utils.logging.disable_progress_bar()
             self._model = load_base(self.path, self.dtype, self.revision, self.attention).to(self.device)
-
-    def _rendered(self, conversation: Sequence[Message]) -> str:
-        render = partial(self._tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
-        try:
-            return str(render(list(conversation)))
-        except TemplateError:
-            system, first, *rest = conversation
-            if system["role"] != "system":
-                raise
-            return str(render([first | {"content": f"{system['content']}\n\n{first['content']}"}, *rest]))
 
     def _say(self, texts: list[str], seeds: list[str], opening: str = "", end: str = "") -> list[Generated]:
         """What follows each text; a seed for each, for the sampling."""
