@@ -24,7 +24,7 @@ demo: install  ## The paper in small: SFT, harvest, EMD and NLCL at three counts
 	$(BIN)/python -m tasft.report outputs/demo
 
 test: install  ## Every test that needs neither GPU nor network
-	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install  ## Lint, format, types, import layers
 	$(BIN)/ruff check .

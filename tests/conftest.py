@@ -12,6 +12,13 @@ import pytest
 
 from tasft import hub
 
+# files of few, long tests: one of them alone at the end would leave the other workers idle
+LONG = ("test_demo.py", "test_slurm.py", "test_end_to_end.py", "test_sweep.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 class Answering(BaseHTTPRequestHandler):
     """Serves `files` by path, with the headers `found`; to all else `refusal` is the answer: a status and headers."""

@@ -12,7 +12,8 @@ import pytest
 import wandb
 from lightning.pytorch.utilities import rank_zero_only
 
-from tasft.config import checked
+from tasft.cell import run_cell
+from tasft.config import checked, entry
 from tasft.errors import UserError
 from tasft.execute import execute
 from tasft.prepare import prepare
@@ -21,7 +22,7 @@ from tasft.result.series import curves, final
 from tasft.result.store import RunDir
 from tasft.result.table import run_table
 from tasft.track import Tracker, answers, check, lacking, spread, tags, track_stage, training_rows
-from tests.small import ASKED, composed, lay_out
+from tests.small import ASKED, SMALL, composed, lay_out
 from tests.wandb_server import KEY, WandbServer
 
 PUSHED = [
@@ -235,6 +236,20 @@ def test_what_else_is_done_with_a_run_is_a_w_and_b_run_of_its_own(story, server)
     assert [(row["tokens"], row["prefill/local/whole/harmful"]) for row in stages["prefill"]["history"]] == [
         (0, 0), (4, 0.5),
     ]  # fmt: skip
+
+
+def test_a_grid_whose_cells_train_in_two_processes_is_one_w_and_b_run_a_cell(server, monkeypatch):
+    grid = ["seed=5,6", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "output_root=grid", *TOLD]
+    before = set(server.runs)
+    monkeypatch.setattr(sys, "argv", ["tasft.run", "-m", *SMALL, *PUSHED, *grid])
+    assert entry(run_cell, "run") == 0
+    sent = {key: server.runs[key] for key in set(server.runs) - before}
+    assert sorted(run["displayName"].partition("/seed")[2][:1] for run in sent.values()) == ["5", "6"]
+    for folder in map(RunDir, Path("grid").glob("*/emd/*/seed*")):
+        (run,) = (run for run in sent.values() if run["displayName"] == folder.path.relative_to("grid").as_posix())
+        assert trained(run["history"]) == list(rows(folder).items())
+        assert sorted(evaluated(run["history"])) == [0, 2, 4, 6]
+        assert json.loads(run["config"])["environment"]["value"]["world_size"] == 2
 
 
 def test_offline_the_last_folder_holds_the_whole_run(place, monkeypatch):
