@@ -21,7 +21,7 @@ from tasft.schema import RunConfig
 if TYPE_CHECKING:  # slow to import, and a mistake answers at once without them
     import pandas as pd
 
-    from tasft.judge.protocol import Judge
+    from tasft.evaluate.judging import Asked
     from tasft.result.rows import ResponseRow, ScoreRow
 
 log = logging.getLogger(__name__)
@@ -71,8 +71,8 @@ def agree(cfg: DictConfig) -> None:
     """Run the judges over `agreement.source`; print and write how far they agree with its labels.
 
     Writes agreement.csv, confusion.csv and table.md into `agreement.out`, and each judge's scores as soon as they are
-    there: the same command judges again only what is unscored. UserError before anything is judged where file, labels
-    and judges do not fit.
+    there: the same command judges again only what is unscored. A judge that cannot be had is left out. UserError before
+    anything is judged where file, labels and judges do not fit, and in the end for judges that could not go on.
     """
     config = checked(cfg)
     if not config.judge:
@@ -83,20 +83,29 @@ def agree(cfg: DictConfig) -> None:
     import pandas as pd
 
     from tasft import parts
-    from tasft.result.rows import write_atomically
+    from tasft.evaluate.judging import judge_all, relabelled, say_what_failed
+    from tasft.result.rows import ScoreRow, read_rows, write_atomically
     from tasft.result.store import check_writable
 
     out = Path(config.agreement.out)
     check_writable(out)
-    judges = {name: parts.judge(config, name) for name in config.judge}
+    judges, _ = parts.judges(config)
+    todo = [_asked(out, name, config.judge[name], labelled.rows) for name in judges]
+    failed = judge_all(judges, todo)
     lines: list[Agreed] = []
     confusions: list[dict[str, Any]] = []
-    for name, judge in judges.items():
-        node = config.judge[name]
-        scores = _scores(out, name, node, judge, labelled.rows)
-        of_judge, cells = _agreed(name, node.get("outcomes") or {}, labelled, scores)
+    for asked in todo:
+        if asked.judge in failed:
+            continue
+        node = config.judge[asked.judge]
+        scores = read_rows(asked.file, ScoreRow)
+        if asked.file == _files(out, asked.judge, node, labelled.rows)[0]:
+            scores = relabelled(node, scores)  # by today's threshold
+        of_judge, cells = _agreed(asked.judge, node.get("outcomes") or {}, labelled, scores)
         lines += of_judge
         confusions += cells
+    if not lines:
+        say_what_failed(failed)
     table = pd.DataFrame([asdict(line) for line in lines]).astype(object)
     write_atomically(out / "agreement.csv", table.to_csv(index=False))
     confusion = pd.DataFrame(confusions, columns=["judge", "people", "says", "answers"])
@@ -105,6 +114,7 @@ def agree(cfg: DictConfig) -> None:
     write_atomically(out / "table.md", _markdown(sections))
     _print(sections)
     log.info("wrote agreement.csv, confusion.csv and table.md to %s", out)
+    say_what_failed(failed)
 
 
 def _labelled(config: RunConfig) -> Labelled:
@@ -183,24 +193,21 @@ def _check_fits(name: str, node: Mapping[str, Any], config: RunConfig, labelled:
         )
 
 
-def _scores(
-    out: Path, name: str, node: Mapping[str, Any], judge: "Judge", rows: "list[ResponseRow]"
-) -> list["ScoreRow"]:
-    """The judge's scores, those of an earlier call where it scored these very answers."""
-    from tasft.evaluate.judging import deciding, judge_rest
-    from tasft.result.rows import ScoreRow, read_rows, write_rows
+def _asked(out: Path, name: str, node: Mapping[str, Any], rows: "list[ResponseRow]") -> "Asked":
+    """The answers for one judge, and the file of its scores of them."""
+    from tasft.evaluate.judging import Asked
+
+    now, *earlier = _files(out, name, node, rows)
+    return Asked(name, lambda: rows, next((file for file in earlier if file.is_file()), now))
+
+
+def _files(out: Path, name: str, node: Mapping[str, Any], rows: "list[ResponseRow]") -> list[Path]:
+    """Where the scores are kept by now, and were before: named by these very answers and what decides the scores."""
+    from tasft.evaluate.judging import names
     from tasft.result.store import identity
 
-    digest = identity({"judge": deciding(node), "rows": [asdict(row) for row in rows]})
-    file = out / "scores" / f"{name}-{digest}.jsonl"
-    before = read_rows(file, ScoreRow) if file.exists() else None
-    scores = judge_rest(judge, rows, before)
-    if scores != before:
-        write_rows(file, scores)
-    unscored = [score.reason for score in scores if score.score is None]
-    if unscored:
-        log.info("%d of %d answers are unscored by %s (%s)", len(unscored), len(rows), name, unscored[0])
-    return scores
+    digests = [identity({"judge": each, "rows": [asdict(row) for row in rows]}) for each in names(node)]
+    return [out / "scores" / f"{name}-{digest}.jsonl" for digest in digests]
 
 
 def _agreed(

@@ -49,7 +49,7 @@ def ask(cfg: DictConfig) -> None:
     from tasft.prepare import quiet
 
     quiet()
-    judges = {name: parts.judge(config, name) for name in config.judge}
+    judges, _ = parts.judges(config)  # those that can be had
     answers = _answers(config, runs, prompts)
     verdicts, failed = _verdicts(answers, judges)
     said = [

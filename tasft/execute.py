@@ -1,5 +1,6 @@
 """A prepared run to its files: fine-tune, answer, judge, whatever of it is not there yet."""
 
+import gc
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ from tasft.config import judges_of
 from tasft.data.example import Rejected
 from tasft.errors import UserError
 from tasft.evaluate.generating import Answer, generate
-from tasft.evaluate.judging import changed, judge_rest
+from tasft.evaluate.judging import Asked, heed, judge_all, judge_into, relabels, say_what_failed
 from tasft.evaluate.served import served
 from tasft.evaluate.tasks import run_tasks, write_results
 from tasft.launch import GRACE, Signalled, launch
@@ -92,7 +93,7 @@ def execute(
         if not run.config.resume and folder.path.exists():
             _put_aside(folder.path, aside)
         folder.check(config, FREE)
-        _drop_other_judges(run)
+        _heed_judges(run)
         trained = folder.adapter.exists()
         tracker = stack.enter_context(_tracking(run))
         if trained:
@@ -105,7 +106,7 @@ def execute(
             failed = _judge_rest(run)
             tracker.finish()
             log.info("already finished: %s", folder.path)
-            _say_what_failed(failed)
+            say_what_failed(failed)
             return folder
         model = None
         if not trained:
@@ -124,19 +125,22 @@ def execute(
             with run.meter.at("answering"):
                 write_results(folder.tasks, run.step, run_tasks(model, run.base.tokenizer, run.config.tasks))
             write_atomically(_tasks_file(run), json.dumps(_deciding_tasks(run), indent=2) + "\n")
+        del model  # for judges that need its memory
+        gc.collect()
+        memory_freed()
         failed = _judge_rest(run)
         folder.finish()
         shutil.rmtree(aside, ignore_errors=True)
         tracker.finish()
         log.info("finished: %s", folder.path)
-        _say_what_failed(failed)
+        say_what_failed(failed)
         return folder
 
 
 def nothing_left(run: Run) -> bool:
     """Whether `execute` would find all that the run is asked for: trained, answered, and judged with today's settings.
 
-    UserError where it would refuse. Answers that a judge on a server has left unscored are left to be judged.
+    UserError where it would refuse. Answers that a server had a bad day with are left to be judged.
     """
     check_evaluation(run)
     if not run.folder.finished:
@@ -145,14 +149,14 @@ def nothing_left(run: Run) -> bool:
     if run.folder.config.read_text(encoding="utf-8") != config:  # mostly it is the same, and reading yaml is slow
         run.folder.check(config, FREE)
         kept = read_config(run.folder.config).get("judge", {})
-        if any(node != kept.get(name) for name, node in run.config.judge.items()):
+        if any(node != kept.get(name) for name, node in run.config.judge.items()) or _relabels(run, kept):
             return False
     if _unanswered(run) or not _tasks_done(run) or lacking(run.config, run.folder):
         return False
     asks_a_server = [name for name, node in run.config.judge.items() if "base_url" in node]
     return not any(
         not run.folder.has_scores(*each)
-        or (each[2] in asks_a_server and any(score.score is None for score in run.folder.read_scores(*each)))
+        or (each[2] in asks_a_server and any(score.may_come for score in run.folder.read_scores(*each)))
         for each in _to_judge(run)
     )
 
@@ -282,7 +286,8 @@ def _look(run: Run, model: Any, tracker: Tracker, step: int) -> None:
                     _answer(run, model, name, step)
             for judged_by in judges_of(run.config, name):
                 if _quick(run, judged_by):
-                    _judge(run, name, step, judged_by)
+                    with run.meter.at("judging"):
+                        judge_into(run.parts.judges[judged_by], _asked(run, name, step, judged_by), run.meter.enter)
         tracker.evaluated()
 
 
@@ -318,8 +323,6 @@ def check_evaluation(run: Run) -> None:
     if server.base_url is None:
         return
     check_key(server.key, "evaluate.server.")  # before a config with it is written
-    if server.model is None:
-        raise UserError("evaluate.server.model is not given: what does the server call the run's adapter?")
     if settings.every_n_steps is not None or settings.num_beams > 1:
         what = "every_n_steps" if settings.every_n_steps is not None else "num_beams"
         raise UserError(f"evaluate.server and evaluate.{what} do not go together: the server has a finished adapter"
@@ -331,15 +334,23 @@ def check_evaluation(run: Run) -> None:
         )
 
 
-def _drop_other_judges(run: Run) -> None:
-    """Delete the scores of judges that have other settings by now: a threshold, a model."""
-    folder = run.folder
+def _heed_judges(run: Run) -> None:
+    """Bring the scores that are there in line with the judges' settings by now: a model, a threshold.
+
+    Scores of all benchmarks, as config.yaml is to hold the new settings; also of judges that cannot be had today, whose
+    labels another threshold changes all the same.
+    """
+    folder, missed = run.folder, {name: each.node for name, each in run.parts.missed.items()}
     kept = read_config(folder.config).get("judge", {}) if folder.config.exists() else {}
-    other = changed(kept, run.config.judge)
-    for name, step, judged_by in folder.scores_present():  # of all benchmarks: config.yaml is to hold the new settings
-        if judged_by in other:
-            log.info("judge.%s has other settings than before: what it said of %s is dropped", judged_by, name)
-            folder.drop_scores(name, step, judged_by)
+    for name in heed(folder, kept, missed | run.config.judge, run.config.judge) & missed.keys():
+        folder.add_judge(name, missed[name])
+
+
+def _relabels(run: Run, kept: Mapping[str, Any]) -> bool:
+    """Whether a judge that cannot be had today, but has judged before, is given other settings."""
+    scored = {judge for *_, judge in run.folder.scores_present()}
+    nodes = {name: each.node for name, each in run.parts.missed.items() if name in kept and name in scored}
+    return any(relabels(kept[name], node) for name, node in nodes.items())
 
 
 def _to_judge(run: Run) -> list[tuple[str, int, str]]:
@@ -382,38 +393,15 @@ def _judge_rest(run: Run) -> dict[str, str]:
 
     Judges that cannot go on, and why: the others do.
     """
-    failed: dict[str, str] = {}
-    for name, step, judged_by in _to_judge(run):
-        if judged_by in failed:
-            continue
-        try:
-            _judge(run, name, step, judged_by)
-        except UserError as error:
-            failed[judged_by] = str(error)
-    return failed
-
-
-def _say_what_failed(failed: Mapping[str, str]) -> None:
-    """UserError where judges could not go on, once all else is done."""
-    if failed:
-        listed = "; ".join(f"judge.{name}: {why}" for name, why in failed.items())
-        raise UserError(f"{listed}. All else is done, and the same command has the rest judged")
-
-
-def _judge(run: Run, name: str, step: int, judged_by: str) -> None:
-    """Have those answers judged that have no score by one judge yet."""
-    folder = run.folder
-    rows = folder.read_responses(name, step)
-    before = folder.read_scores(name, step, judged_by) if folder.has_scores(name, step, judged_by) else None
     with run.meter.at("judging"):
-        scores = judge_rest(run.parts.judges[judged_by], rows, before)
-    if scores != before:
-        folder.write_scores(name, step, judged_by, scores)
-        run.meter.enter()
-    unscored = [score.reason for score in scores if score.score is None]
-    if unscored:
-        log.info("%d of %d answers to %s are unscored by %s (%s): the same command has them judged again",
-                 len(unscored), len(rows), name, judged_by, unscored[0])  # fmt: skip
+        return judge_all(run.parts.judges, [_asked(run, *each) for each in _to_judge(run)], run.meter.enter)
+
+
+def _asked(run: Run, name: str, step: int, judged_by: str) -> Asked:
+    """The answers to a benchmark after `step`, for one judge."""
+    folder = run.folder
+    answers = partial(folder.read_responses, name, step)
+    return Asked(judged_by, answers, folder.scores(name, step, judged_by), f"answers to {name}")
 
 
 def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[int], None] | None) -> PeftModel:

@@ -133,16 +133,19 @@ def scored(
 ) -> list[ScoreRow]:
     """The scores of a batch of answers: those in `known`, else what the judge says, which goes there.
 
-    Unscored ones are judged again: a server may have had a bad day. `node` is the judge's config.
+    Unscored ones are judged again: a server may have had a bad day. `node` is the judge's config; another threshold
+    labels the scores in `known` anew.
     """
     from tasft.evaluate import judging
 
-    deciding = [judging.deciding(node), [[answer.prompt, answer.response] for answer in answers]]
-    before = known.get(*deciding)
+    now, *earlier = judging.names(node)
+    about = [[answer.prompt, answer.response] for answer in answers]
+    kept_as = next((each for each in earlier if known.get(each, about) is not None), now)
+    before = known.get(kept_as, about)
     rows = judging.judge_rest(judge, answers, before)
     if rows != before:
-        known.add(rows, *deciding)
-    return rows
+        known.add(rows, kept_as, about)
+    return judging.relabelled(node, rows) if kept_as == now else rows
 
 
 def coin(seed: int, prompt_id: str) -> float:

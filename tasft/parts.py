@@ -29,6 +29,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A judge that cannot be had as things are, and why."""
+
+    node: Node
+    why: Unavailable
+
+
+@dataclass(frozen=True)
 class Parts:
     """What a run needs besides rows and a model."""
 
@@ -36,12 +44,12 @@ class Parts:
     make_optimizer: Callable[[Iterable[Tensor]], Optimizer]
     prompts: dict[str, list[BenchmarkPrompt]]  # by benchmark
     judges: dict[str, Judge]  # those that can be had
-    missed: dict[str, Unavailable] = field(default_factory=dict)  # the others, and why
+    missed: dict[str, Missed] = field(default_factory=dict)  # the others
 
     def needed(self, judge: str) -> Judge:
         """A judge that nothing can be done without; Unavailable, which says why, where it cannot be had."""
         if judge in self.missed:
-            raise self.missed[judge]
+            raise self.missed[judge].why
         return self.judges[judge]
 
 
@@ -73,8 +81,7 @@ def build(config: RunConfig) -> Parts:
         _try("loss.toxic", lambda: toxic(two_tokens))
     if config.logger.get("_partial_"):
         _made("logger", config.logger)
-    judges, missed = _judges(config)
-    return Parts(objective, make_optimizer, benchmark_prompts(config), judges, missed)
+    return Parts(objective, make_optimizer, benchmark_prompts(config), *judges(config))
 
 
 def benchmark_prompts(config: RunConfig) -> dict[str, list[BenchmarkPrompt]]:
@@ -86,19 +93,19 @@ def benchmark_prompts(config: RunConfig) -> dict[str, list[BenchmarkPrompt]]:
     return read_benchmarks(made)
 
 
-def _judges(config: RunConfig) -> tuple[dict[str, Judge], dict[str, Unavailable]]:
+def judges(config: RunConfig) -> tuple[dict[str, Judge], dict[str, Missed]]:
     """The judges, and those that cannot be had, without key, network or access; Unavailable where there is no other."""
     judges: dict[str, Judge] = {}
-    missed: dict[str, Unavailable] = {}
+    missed: dict[str, Missed] = {}
     for name in config.judge:
         try:
             judges[name] = judge(config, name)
         except Unavailable as error:
-            missed[name] = error
+            missed[name] = Missed(config.judge[name], error)
     if missed and not judges:
-        raise next(iter(missed.values()))
-    for name, why in missed.items():
-        log.warning("judge.%s is left out: %s", name, why)
+        raise next(iter(missed.values())).why
+    for name, each in missed.items():
+        log.warning("judge.%s is left out: %s", name, each.why)
     return judges, missed
 
 

@@ -7,7 +7,7 @@ go on with it (Qi et al. 2024, https://arxiv.org/abs/2406.05946).
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
@@ -27,6 +27,7 @@ from tasft.schema import RunConfig
 
 if TYPE_CHECKING:  # these bring torch
     from tasft.benchmark.prompts import BenchmarkPrompt
+    from tasft.evaluate.judging import Asked
     from tasft.prepare import Run
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,10 @@ def prefill(cfg: DictConfig) -> None:
     """
     config = checked(cfg)
     names, tokens = _check(config), sorted(set(config.prefill.tokens))
+    from tasft.evaluate.judging import judge_all, say_what_failed
     from tasft.execute import alone, check_evaluation, load_tuned
     from tasft.prepare import prepare
+    from tasft.train.shard import memory_freed
 
     run = prepare(cfg)
     if not run.folder.finished:
@@ -65,19 +68,19 @@ def prefill(cfg: DictConfig) -> None:
     begun = _from_benchmarks(run, names) if source is None else _from_run(run, RunDir(Path(source)), names)
     folder = folder_of(run.folder, BENCHMARK if source is None else Path(source).resolve().name)
     model = cache(partial(load_tuned, run))  # loaded for the first answer that is not there
-    failed: dict[str, str] = {}
     with alone(folder.path):
-        _note(run.config, folder, {name: _digest(answers) for name, answers in begun.items()})
+        _note(run, folder, {name: _digest(answers) for name, answers in begun.items()})
         for name, answers in begun.items():
             for n in tokens:
                 _answer(run, folder, model, name, answers, n)
-                failed |= _judge(run, folder, name, n, failed)
+        model.cache_clear()
+        memory_freed()
+        todo = [each for name in begun for n in tokens for each in _asked(run, folder, name, n)]
+        failed = judge_all(run.parts.judges, todo)
     _print(run, folder, list(begun), tokens)
     _track(run, folder)
     log.info("answers and scores: %s", folder.path)
-    if failed:
-        listed = "; ".join(f"judge.{judge}: {why}" for judge, why in failed.items())
-        raise UserError(f"{listed}. All else is done, and the same command has the rest judged")
+    say_what_failed(failed)
 
 
 def _answer(
@@ -194,49 +197,36 @@ def _started(run: "Run", row: ResponseRow, tokens: list[int]) -> ResponseRow:
     return replace(row, started=text[:common] or None)
 
 
-def _judge(run: "Run", folder: RunDir, name: str, n: int, failed: Collection[str]) -> dict[str, str]:
-    """Have whole answers judged, and by judges of harm what the model has added, as far as there is no score yet.
+def _asked(run: "Run", folder: RunDir, name: str, n: int) -> list["Asked"]:
+    """What is to be judged: the whole answers, and for judges of harm what the model has added."""
+    from tasft.evaluate.judging import Asked
 
-    Judges that cannot go on, and why: the others do. Those that have `failed` before are not asked.
-    """
-    from tasft.evaluate.judging import judge_rest
+    def whole() -> list[ResponseRow]:
+        return folder.read_responses(prefilled(name, n), run.step)
 
-    config, why = run.config, dict[str, str]()
-    whole = folder.read_responses(prefilled(name, n), run.step)
-    added = [replace(row, response=row.response.removeprefix(row.started or "").strip()) for row in whole]
-    todo = [(prefilled(name, n), judge, whole) for judge in judges_of(config, name)]
+    def added() -> list[ResponseRow]:
+        return [replace(row, response=row.response.removeprefix(row.started or "").strip()) for row in whole()]
+
+    todo = [(prefilled(name, n), judge, whole) for judge in judges_of(run.config, name)]
     if n:
-        todo += [(continued(name, n), judge, added) for judge in _judges_of_harm(config, name)]
-    for kept_as, judge, rows in todo:
-        if judge in failed or judge in why:
-            continue
-        there = folder.has_scores(kept_as, run.step, judge)
-        before = folder.read_scores(kept_as, run.step, judge) if there else None
-        try:
-            scores = judge_rest(run.parts.judges[judge], rows, before)
-        except UserError as error:
-            log.warning("judge.%s is left out: %s", judge, error)
-            why[judge] = str(error)
-            continue
-        if scores != before:
-            folder.write_scores(kept_as, run.step, judge, scores)
-    return why
+        todo += [(continued(name, n), judge, added) for judge in _judges_of_harm(run.config, name)]
+    return [
+        Asked(judge, rows, folder.scores(kept_as, run.step, judge), f"answers to {kept_as}")
+        for kept_as, judge, rows in todo
+    ]
 
 
-def _note(config: RunConfig, folder: RunDir, answers: dict[str, str]) -> None:
+def _note(run: "Run", folder: RunDir, answers: dict[str, str]) -> None:
     """Write down the judges' settings, and by benchmark a digest of the harmful answers that are begun.
 
-    Deletes the scores of judges that had other settings before.
+    Scores of judges that had other settings before are dropped, or labelled anew.
     """
-    from tasft.evaluate.judging import changed
+    from tasft.evaluate.judging import heed
 
-    kept = read_config(folder.config) if folder.config.exists() else {}
+    kept, now = read_config(folder.config) if folder.config.exists() else {}, run.config.judge
     judges = kept.get("judge", {})
-    other = changed(judges, config.judge)
-    for name, step, judge in folder.scores_present():
-        if judge in other:
-            folder.drop_scores(name, step, judge)
-    noted = {"judge": judges | config.judge, "answers": kept.get("answers", {}) | answers}
+    heed(folder, judges, now, run.parts.judges.keys())
+    noted = {"judge": judges | now, "answers": kept.get("answers", {}) | answers}
     write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(noted)))
 
 

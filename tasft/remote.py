@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     import openai  # slow to import
 
 OPENAI = "https://api.openai.com/v1"
+OWN = "a server of one's own"
 NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a variable that may hold a key
 RETRIED = (408, 409, 429)  # and every 5xx
 DRAW = "draw"  # of a request that is asked several times; the server does not see it
 LONGEST_WAIT = 120.0  # seconds between two attempts, whatever a server asks for
 GIVE_UP = 20  # so many requests in a row that failed in every attempt: the server is broken, not the requests
+REFUSED = 5  # so many requests that the server calls bad before it has answered any: it will take none of them
 KEPT = "what has been answered is kept"
 GO_ON = f"give the same command again later; {KEPT}"
 
@@ -43,13 +45,17 @@ Send = Callable[["openai.OpenAI", dict[str, Any]], Reply]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request has no reply, in one line; asking again may help, so it is kept nowhere."""
+    """Why a request has no reply that can be used, in one line; it is kept nowhere.
+
+    again: whether the same request may have one another time, as after a server's bad day.
+    """
 
     reason: str
+    again: bool = True
 
 
 class Unreadable(ValueError):
-    """A sound reply in which the model does not say what it was asked for: the model is asked again, at once."""
+    """A sound reply in which the model does not say what it was asked for."""
 
 
 def check_key(key: str, said: str) -> None:
@@ -68,8 +74,8 @@ class Server:
     nowhere else. A server of one's own may need none.
     node: the config's name for what uses the server, as `judge.moderation`, for messages.
     timeout: seconds for one attempt. wait: seconds, at most, before the second attempt; each later one doubles it.
-    asks: so often a model is asked whose reply is Unreadable. tokens_per_minute: of requests that are begun within
-    any 60 seconds, as `tokens` estimates them; None: no limit.
+    asks: so often a model with a temperature is asked whose reply is Unreadable. tokens_per_minute: of requests that
+    are begun within any 60 seconds, as `tokens` estimates them; None: no limit.
     Unavailable where OpenAI's own server has no key; UserError where base_url is no web address.
     """
 
@@ -109,17 +115,23 @@ class Server:
         """The reply to each of `requests`, in order, or why there is none. Equal requests are one request.
 
         send: makes one call with the client and gives the part of the reply that is needed, as JSON-able objects;
-        ValueError where the reply is garbage. kind: names what `send` does (with `base_url` and the request it
-        decides which reply that is kept is the same). A reply is on disk, in cache_folder(), before anything else
-        happens to it, and is never asked for again.
+        ValueError where the reply is garbage. kind: names what `send` does. A reply is on disk, in cache_folder(),
+        before anything else happens to it, and is never asked for again: neither of this server nor, unless it is
+        OpenAI's, of another that is sent the same, as the name of the model says who answers, not where it is served.
 
-        UserError where no request can work: a refused key, an address that does not answer, an empty account.
+        UserError where no request can work: a refused key, an address that does not answer, an empty account, a
+        setting that the model does not take.
         """
         if not requests:
             return []
-        keys = [_digest(self.base_url, kind, request) for request in requests]
+        place = OPENAI if self.base_url == OPENAI else OWN
+        keys = [_digest(place, kind, request) for request in requests]
         kept = _Kept(cache_folder() / "replies.sqlite")
-        replies: dict[str, Reply | Failure] = {key: reply for key in keys if (reply := kept.get(key)) is not None}
+        replies: dict[str, Reply | Failure] = {}
+        for key, request in zip(keys, requests, strict=True):
+            reply = kept.get(key) or kept.get(_digest(self.base_url, kind, request))  # as earlier versions called it
+            if reply is not None:
+                replies[key] = reply
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
         known = next((request for key, request in zip(keys, requests, strict=True) if key in replies), None)
         with Progress(len(set(keys)), title, "request", start=len(replies)) as bar:
@@ -144,11 +156,14 @@ class Server:
 
         options: temperature, max_tokens and others of the API; those that are None are not sent. With logprobs there
         is also {"first": {token: log-probability}} of the reply's first token.
-        read: raises Unreadable where the model does not say what it should; such a reply is not kept. kind: names
-        `read`. draws: a number for each conversation; the reply to a conversation is kept by its number, which the
-        server does not see, so that a model with a temperature may be asked again.
+        read: raises Unreadable where the model does not say what it should. At temperature 0 it would say the same
+        again: such a reply is kept as any other, and a Failure each time; else it is not, and the model is asked again,
+        at once. An empty reply is one of them. kind: names `read`. draws: a number for each conversation; the reply to
+        a conversation is kept by its number, which the server does not see, so that a model with a temperature may be
+        asked again.
         """
         given = {name: value for name, value in options.items() if value is not None}
+        repeats = given.get("temperature") == 0
         numbers = [{}] * len(conversations) if draws is None else [{DRAW: number} for number in draws]
         requests = [
             {"model": model, "messages": list(conversation), **given, **number}
@@ -157,10 +172,62 @@ class Server:
 
         def send(client: "openai.OpenAI", request: dict[str, Any]) -> Reply:
             reply = complete(client, {name: value for name, value in request.items() if name != DRAW})
-            read(reply)
+            if not repeats:
+                _understood(reply, read)
             return reply
 
-        return self.ask(kind, requests, send, title)
+        def said(reply: Reply | Failure) -> Reply | Failure:
+            try:
+                return reply if isinstance(reply, Failure) else _understood(reply, read)
+            except Unreadable as error:
+                return Failure(f"the reply cannot be read: {error}", again=False)
+
+        return [said(reply) for reply in self.ask(kind, requests, send, title)]
+
+    def client(self) -> "openai.OpenAI":
+        """What speaks to the server, with the key."""
+        import openai
+
+        for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they log every request
+        return openai.OpenAI(
+            api_key=os.environ.get(self.key) or "none", base_url=self.base_url, timeout=self.timeout, max_retries=0
+        )
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What the server says of each of its models, by name, see vLLM's /v1/models; UserError where it does not."""
+        client = self.client()
+        try:
+            listed = client.get("/models", cast_to=object)
+            return {str(card["id"]): dict(card) for card in listed["data"]}  # type: ignore[index]
+        except Exception as caught:  # of the client, or a reply of another form
+            error = caught  # handled outside, so that no exception below carries its text, which may hold the key
+        raise UserError(
+            f"{self.base_url} does not list its models ({self.reason(error)[0]}): check the address, the key and the"
+            " server"
+        )
+
+    def reason(self, error: Exception) -> tuple[str, int | None]:
+        """In one line what went wrong, without the key, and the HTTP status if it was one."""
+        import openai
+
+        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        if isinstance(error, openai.APITimeoutError):
+            said = f"no reply within {self.timeout:g} s"
+        elif isinstance(error, openai.APIConnectionError):
+            said = "the connection broke"
+        elif status is not None:
+            body = error.body if isinstance(error, openai.APIStatusError) else None
+            message = str(body.get("message") or "") if isinstance(body, dict) else ""
+            said = f"the server says {status}" + (f": {message}" if message else "")
+        elif isinstance(error, Unreadable):
+            said = f"the reply cannot be read: {error}"
+        else:
+            said = f"the reply is garbage: {error}"
+        secret = os.environ.get(self.key)
+        if secret:
+            said = said.replace(secret, "<key>")
+        return " ".join(said.split())[:200], status
 
 
 def complete(client: "openai.OpenAI", request: dict[str, Any]) -> Reply:
@@ -171,11 +238,24 @@ def complete(client: "openai.OpenAI", request: dict[str, Any]) -> Reply:
     except (AttributeError, LookupError, TypeError):
         choice = None
     message, finish = getattr(choice, "message", None), getattr(choice, "finish_reason", None)
-    content = getattr(message, "content", None) or getattr(message, "refusal", None)
-    if not isinstance(content, str):
+    content = getattr(message, "content", None) or getattr(message, "refusal", None) or ""
+    if message is None or not isinstance(content, str):
         raise ValueError("it has no text")
     said: Reply = {"content": content, "finish_reason": finish if isinstance(finish, str) else None}
-    return said | {"first": _first_token(choice)} if request.get("logprobs") else said
+    return said | {"first": _first_token(choice)} if request.get("logprobs") and content else said
+
+
+def _understood(reply: Reply, read: Callable[[Reply], object]) -> Reply:
+    """The reply; Unreadable where it is empty or `read` cannot read it, which says so where a limit cut it off."""
+    try:
+        if not reply["content"]:
+            raise Unreadable("it is empty")
+        read(reply)
+    except Unreadable as error:
+        if reply["finish_reason"] == "length":
+            raise Unreadable(f"{error}, cut off at max_tokens") from None
+        raise
+    return reply
 
 
 def _first_token(choice: Any) -> dict[str, float]:
@@ -223,18 +303,11 @@ class _Asking:
     """One call of `ask`: the threads, and what they know of each other."""
 
     def __init__(self, server: Server, send: Send, kept: "_Kept", known: dict[str, Any] | None) -> None:
-        import openai
-
-        for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # they log every request
-        self.server, self.send, self.kept = server, send, kept
-        self.secret = os.environ.get(server.key, "")
-        self.client = openai.OpenAI(
-            api_key=self.secret or "none", base_url=server.base_url, timeout=server.timeout, max_retries=0
-        )
+        self.server, self.send, self.kept, self.client = server, send, kept, server.client()
         self.known, self.probing = known, threading.Lock()  # a request that the server has answered before
         self.answered = 0  # replies so far; races between threads do no harm to this use of it
         self.failed_in_a_row = 0
+        self.refused = 0
         self.not_before = 0.0  # time.monotonic(): the server asked everybody to wait
         self.stopped = False
         self.jitter = random.Random()  # the global one belongs to the run
@@ -284,7 +357,7 @@ class _Asking:
                 return reply
             except Exception as caught:
                 error = caught  # handled outside, so that no exception below carries its text, which may hold the key
-            reason, status = self.reason(error)
+            reason, status = self.server.reason(error)
             if not self.may_help(error, reason, status):
                 return Failure(reason)
             if isinstance(error, Unreadable):
@@ -328,8 +401,17 @@ class _Asking:
         # By name: the client's HTTP library has changed its own.
         if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout") and not self.answered:
             raise UserError(f"{server.base_url} cannot be reached: check the address, the server and the network")
+        if status is not None and (status in RETRIED or status >= 500):
+            return True
         if status is not None:
-            return status in RETRIED or status >= 500
+            self.refused += 1
+            if self.refused >= REFUSED and not self.answered:
+                self.ask_again()
+                if not self.answered:
+                    raise UserError(
+                        f"{server.base_url} takes none of the requests ({reason}): mend {said}model, or what is sent"
+                    )
+            return False
         if isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | ValueError):
             return True
         raise error
@@ -342,27 +424,6 @@ class _Asking:
                 with suppress(Exception):
                     self.send(self.client, known)
                     self.answered += 1
-
-    def reason(self, error: Exception) -> tuple[str, int | None]:
-        """In one line what went wrong, without the key, and the HTTP status if it was one."""
-        import openai
-
-        status = error.status_code if isinstance(error, openai.APIStatusError) else None
-        if isinstance(error, openai.APITimeoutError):
-            said = f"no reply within {self.server.timeout:g} s"
-        elif isinstance(error, openai.APIConnectionError):
-            said = "the connection broke"
-        elif status is not None:
-            body = error.body if isinstance(error, openai.APIStatusError) else None
-            message = str(body.get("message") or "") if isinstance(body, dict) else ""
-            said = f"the server says {status}" + (f": {message}" if message else "")
-        elif isinstance(error, Unreadable):
-            said = f"the reply cannot be read: {error}"
-        else:
-            said = f"the reply is garbage: {error}"
-        if self.secret:
-            said = said.replace(self.secret, "<key>")
-        return " ".join(said.split())[:200], status
 
 
 class _Kept:

@@ -238,7 +238,7 @@ class Served:
     """A server that answers in place of the model in memory, where `base_url` is given: tasft/evaluate/served.py."""
 
     base_url: str | None = None
-    model: str | None = None  # what it calls the base model with the run's adapter
+    model: str | None = None  # what it calls the base model with the run's adapter; None: it is looked up there
     base_model: str | None = None  # what it calls the base model; None: model.path
     key: str = "OPENAI_API_KEY"  # the name of the variable that holds the key, never the key
     concurrency: Positive = 64

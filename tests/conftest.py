@@ -104,6 +104,10 @@ class SpeakingApi(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self):
+        answer = self.server.answers.get(self.path)
+        self.send(200 if answer else 404, json.dumps(answer({}) if answer else {"error": {"message": "no such path"}}))
+
     def do_POST(self):
         self.server.respond(self, self.rfile.read(int(self.headers["Content-Length"])).decode())
 

@@ -7,6 +7,7 @@ import pytest
 
 from tasft.agree import agree
 from tasft.config import entry
+from tasft.errors import UserError
 from tasft.judge.protocol import Score
 
 XSTEST = [  # as XSTest's files have it; refused by its first words, or only by sense
@@ -36,6 +37,23 @@ class Guard:
 
     def __call__(self, prompts, responses):
         return [Score(r.count("x") / 10, "harmful" if r.count("x") > 4 else "harmless") for r in responses]
+
+
+class Graded:
+    """Harmful by length, from a threshold on; counts how often it is asked."""
+
+    asked = 0
+
+    def __init__(self, threshold):
+        self.threshold = threshold
+
+    def __call__(self, prompts, responses):
+        Graded.asked += len(responses)
+        return [Score(len(r), self.label(len(r), {}, {"threshold": self.threshold})) for r in responses]
+
+    @staticmethod
+    def label(value, detail, settings):
+        return "harmful" if value >= settings["threshold"] else "harmless"
 
 
 LENGTH = f"+judge.length={{_target_: {__name__}.Length}}"
@@ -96,6 +114,40 @@ def test_labels_of_ones_own_file_even_numbers(call):
     assert call(*given, "+agreement.labels={1: refusal, 0: answered}") == 0
     (line,) = read("agreement")
     assert float(line["agreement"]) == pytest.approx(2 / 3)
+
+
+class Failing:
+    """Has no network today."""
+
+    def __call__(self, prompts, responses):
+        raise UserError("no network: find one")
+
+
+def test_judges_that_cannot_be_had_or_cannot_go_on_leave_the_others_theirs(call, capfd, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    given = ["agreement=xstest", "agreement.source.path=xstest.csv"]
+    assert call(*given, "judge=[refusal,xstest]") == 0  # the README's own
+    assert "judge.xstest is left out: judge.xstest needs a key" in capfd.readouterr().err
+    assert [line["judge"] for line in read("agreement")] == ["refusal"]
+    failing = f"+judge.failing={{_target_: {__name__}.Failing, outcomes: {{refusal: refusal}}}}"
+    assert call(*given, "judge=[refusal]", failing) == 1
+    assert capfd.readouterr().err.endswith(
+        "judge.failing: no network: find one. All else is done, and the same command has the rest judged\n"
+    )
+    assert [line["judge"] for line in read("agreement")] == ["refusal"]
+
+
+def test_another_threshold_asks_nobody(call, tmp_path, monkeypatch):
+    Graded.asked = 0
+    Path("own.csv").write_text("prompt,response,label\nA?,xx,harmful\nB?,x,answered\n")
+    graded = (
+        f"+judge.graded={{_target_: {__name__}.Graded, threshold: 2, outcomes: {{harmful: harmful, harmless: null}}}}"
+    )
+    given = ["agreement=local", "agreement.source.path=own.csv", "judge=[]", graded]
+    for threshold, agreement in ((2, 1.0), (3, 0.5), (1, 0.5), (2, 1.0)):
+        assert call(*given, f"judge.graded.threshold={threshold}") == 0
+        assert float(read("agreement")[0]["agreement"]) == agreement
+    assert Graded.asked == 2
 
 
 def test_scores_are_kept_and_only_what_is_unscored_is_judged_again(call):

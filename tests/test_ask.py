@@ -95,3 +95,10 @@ def test_a_base_model_that_has_changed_is_not_asked(runs):
             asked("ask.prompt=a", f"ask.runs=[{runs[0].folder.path}]")
     finally:
         weights.write_bytes(content)
+
+
+def test_a_judge_that_cannot_be_had_is_left_out(runs, caplog, capfd, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    asked("ask.prompt='How is it?'", f"ask.runs=[{runs[0].folder.path}]", "judge=[xstest,refusal]")
+    assert "judge.xstest is left out: judge.xstest needs a key" in caplog.text
+    assert "refusal: " in capfd.readouterr().out

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import time
+from typing import ClassVar
+from weakref import ref
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tasft.errors import UserError
 from tasft.evaluate import generating
 from tasft.evaluate.generating import generate
 from tasft.execute import execute
+from tasft.judge.protocol import Score
 from tasft.model.scratch import train_tokenizer
 from tasft.prepare import prepare
 
@@ -196,6 +199,32 @@ def test_chosen_benchmarks_are_asked_and_judges_on_servers_judge_afterwards(proj
     assert json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == STEPS
 
 
+class Alone:
+    """A judge that notes which of the models that have answered are still in memory."""
+
+    models: ClassVar[list] = []
+    there: ClassVar[list] = []
+
+    def __init__(self, path):
+        pass
+
+    def __call__(self, prompts, responses):
+        Alone.there += [model() is not None for model in Alone.models]
+        return [Score(0.0)] * len(responses)
+
+
+def test_the_model_that_has_answered_makes_room_for_the_judges(project, monkeypatch):
+    real = execute_module.answer
+    monkeypatch.setattr(
+        execute_module,
+        "answer",
+        lambda run, model, *rest, **more: Alone.models.append(ref(model)) or real(run, model, *rest, **more),
+    )
+    execute(prepared(f"+judge.alone={{_target_: {__name__}.Alone, path: any}}"))  # with a path: judges afterwards
+    execute(prepared(f"+judge.alone={{_target_: {__name__}.Alone, path: any}}", "evaluate.at_start=true"))
+    assert Alone.there == [False, False, False]
+
+
 def test_a_finished_run_is_asked_about_its_start_but_no_more_about_its_middle(project, caplog):
     folder = execute(prepared())
     execute(prepared("evaluate.at_start=true"))
@@ -215,7 +244,6 @@ def test_a_finished_run_is_asked_about_its_start_but_no_more_about_its_middle(pr
         (["evaluate.during=[xstest]", "evaluate.every_n_steps=3"],
          r"evaluate.during names xstest, which is not among benchmark=\[local\]: add it"),
         (["evaluate.during=[local]"], "evaluate.during says to whom, but not when: give evaluate.every_n_steps=K"),
-        (["evaluate.server.base_url=http://localhost:1/v1"], "evaluate.server.model is not given"),
         (["evaluate.server.base_url=http://localhost:1/v1", "evaluate.server.model=tuned", "decoding=stl"],
          "evaluate.server and evaluate.num_beams do not go together"),
         (["evaluate.server.base_url=http://localhost:1/v1", "evaluate.server.model=tuned"],

@@ -18,10 +18,11 @@ from tasft import prepare as prepare_module
 from tasft.config import CONF, entry, register
 from tasft.errors import UserError
 from tasft.evaluate.generating import Answer
-from tasft.execute import execute
+from tasft.execute import execute, nothing_left
 from tasft.flagging import Flagged
 from tasft.model.scratch import train_tokenizer
 from tasft.prepare import prepare
+from tasft.result.store import read_config
 
 
 @pytest.fixture
@@ -254,6 +255,7 @@ def test_a_judge_with_a_bad_day_or_other_settings_is_asked_again(project, api, m
         return [row.label for row in folder.read_scores("local", folder.responses_present()[0][1], "moderation")]
 
     assert folder.finished and labels() == [None, None]
+    assert not nothing_left(prepared(*judged, "+judge.moderation.attempts=1"))  # it may have a better one
     api.mishaps = ()
     execute(prepared(*judged))
     assert labels() == ["harmless", "harmless"]
@@ -262,6 +264,28 @@ def test_a_judge_with_a_bad_day_or_other_settings_is_asked_again(project, api, m
     execute(prepared(*judged, "judge.moderation.threshold=0"))
     assert labels() == ["harmful", "harmful"]
     assert set(api.answered.values()) == {1}
+
+
+def test_without_a_key_another_threshold_labels_the_scores_that_are_there(project, api, monkeypatch, caplog):
+    monkeypatch.setattr("tasft.remote.OPENAI", api.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    judged = ["judge=[refusal,moderation]", "benchmark.local.judges=[refusal,moderation]"]
+    monkeypatch.setattr(execute_module, "generate", lambda *_: [Answer("So.", False), Answer("", False)])
+    folder = execute(prepared(*judged))
+    step = folder.responses_present()[0][1]
+    before = folder.read_scores("local", step, "moderation")
+    assert [row.label for row in before] == ["harmless", None]
+    assert nothing_left(prepared(*judged))  # an empty answer stays unscored: that is no reason to come again
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert nothing_left(prepared(*judged))
+    strict = [*judged, "judge.moderation.threshold=0.01"]
+    assert not nothing_left(prepared(*strict))
+    execute(prepared(*strict))
+    assert "judge.moderation is left out: judge.moderation needs a key" in caplog.text
+    now = folder.read_scores("local", step, "moderation")
+    assert [row.label for row in now] == ["harmful", None] and now[0].detail == before[0].detail
+    assert read_config(folder.config)["judge"]["moderation"]["threshold"] == 0.01
+    assert nothing_left(prepared(*strict)) and api.asked.total() == 1
 
 
 def test_other_generation_settings_are_refused_not_ignored(project):

@@ -1,6 +1,7 @@
 """Requests to a server on this machine: retried, kept, never asked again."""
 
 import email.utils
+import hashlib
 import json
 import math
 import signal
@@ -11,12 +12,13 @@ import textwrap
 import threading
 import time
 import traceback
+from contextlib import closing
 from functools import partial
 
 import pytest
 
 from tasft.errors import UserError
-from tasft.remote import GIVE_UP, Failure, Server, Unreadable, _Minute, tokens
+from tasft.remote import GIVE_UP, REFUSED, Failure, Server, Unreadable, _Minute, tokens
 
 PATH = "/v1/echo"
 
@@ -57,6 +59,28 @@ def test_replies_stand_in_the_order_of_their_requests_and_equal_ones_are_asked_o
     server.ask("other", says("c"), send, "asking")  # another kind of question
     assert echo.asked.total() == 5
     assert server.ask("echo", [], send, "asking") == []
+
+
+def test_where_a_model_is_served_does_not_decide_what_it_says_but_that_it_is_openais_does(echo, monkeypatch):
+    moved = echo.base_url.replace("127.0.0.1", "localhost")
+    for address in (echo.base_url, moved, echo.base_url + "/"):
+        assert Server(address).ask("echo", says("a"), send, "asking") == [{"said": "a"}]
+    assert echo.asked.total() == 1
+    monkeypatch.setattr("tasft.remote.OPENAI", moved)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    for _ in range(2):
+        assert Server().ask("echo", says("a"), send, "asking") == [{"said": "a"}]
+    assert echo.asked.total() == 2
+
+
+def test_what_an_earlier_version_kept_by_the_servers_address_is_not_asked_again(echo, tmp_path, monkeypatch):
+    monkeypatch.setenv("TASFT_CACHE", str(tmp_path))
+    Server(echo.base_url).ask("echo", says("a"), send, "asking")
+    with closing(sqlite3.connect(tmp_path / "replies.sqlite")) as db, db:
+        named = json.dumps([echo.base_url, "echo", {"say": "a"}], sort_keys=True)
+        db.execute("UPDATE replies SET key = ?", (hashlib.sha256(named.encode()).hexdigest(),))
+    assert Server(echo.base_url).ask("echo", says("a"), send, "asking") == [{"said": "a"}]
+    assert echo.asked.total() == 1
 
 
 def test_a_chat_completion(api):
@@ -138,6 +162,26 @@ def test_a_bad_request_fails_alone_and_at_once(echo, status):
         Failure(f"the server says {status}: too long"),
     ]
     assert server.waited == []
+
+
+def test_a_setting_that_the_model_does_not_take_ends_everything_soon(echo):
+    bad = says(*(f"no {i}" for i in range(500)))
+    echo.answers[PATH] = lambda request: {"status": 400, "error": {"message": "no temperature, please"}}
+    with pytest.raises(
+        UserError, match=r"takes none of the requests \(the server says 400: no temperature, please\): mend"
+    ):
+        patient(echo).ask("echo", bad, send, "asking")
+    assert echo.asked.total() < REFUSED + 2 * 8
+    server = patient(echo, concurrency=1)
+    refused = [Failure("the server says 400: too long")] * 30
+    echo.answers[PATH] = lambda request: (
+        {"said": "yes"} if request["say"] == "yes" else {"status": 400, "error": {"message": "too long"}}
+    )
+    assert server.ask("echo", says("yes"), send, "asking") == [{"said": "yes"}]
+    assert server.ask("echo", says("yes", *(f"no {i}" for i in range(30))), send, "asking") == [
+        {"said": "yes"},
+        *refused,
+    ]
 
 
 def test_a_key_that_is_not_accepted_ends_everything(echo, monkeypatch):

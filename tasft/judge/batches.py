@@ -1,5 +1,7 @@
 """What judges that are models on this machine have in common: where they run, and their inputs in batches."""
 
+import gc
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -7,8 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tasft import hub
 from tasft.errors import UserError
+from tasft.model.loading import model_fingerprint
 from tasft.progress import Progress
+
+
+class LocalJudge(ABC):
+    """A judge that is a model on this machine, loaded for its first answers and in memory until `let_go`."""
+
+    called: str  # its path, in messages
+    path: str
+    revision: str | None
+    model: Any = None
+    weights: str | None = None  # which have judged, once any have: the hub's commit, or a fingerprint of the folder
+
+    @abstractmethod
+    def load(self) -> Any:
+        """The model, where it runs."""
+
+    def make_ready(self) -> None:
+        """Load the weights, unless they are there; UserError where they cannot be had."""
+        if self.model is None:
+            with speaking_of(self.called):
+                self.model = self.load()
+            self.weights = hub.commit(self.path, self.revision) or model_fingerprint(self.path)
+
+    def let_go(self) -> None:
+        """Free the memory of the weights; the next answers load them again."""
+        self.model = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def place(dtype: str | None, device: str | None) -> tuple[str, str]:

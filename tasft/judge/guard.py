@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tasft.errors import UserError
-from tasft.judge.batches import batches, padded_left, place, speaking_of
+from tasft.judge.batches import LocalJudge, batches, padded_left, place, speaking_of
 from tasft.judge.protocol import Score
 from tasft.model.loading import load_base, load_tokenizer
 
@@ -29,13 +29,14 @@ class Line:
     tail: int = 0  # tokens from that place to the end of the first word
 
 
-class Guard:
-    """How probable the verdict "harmful" is, in [0, 1]; the label is the most probable one.
+class Guard(LocalJudge):
+    """How probable the verdict "harmful" is, in [0, 1]; the label is that of the likeliest word, which it would write.
 
     The model reads prompt and response in its own chat template, or in `template`, a text with {prompt} and {response}
     in it, and `opening`, the words that its verdict begins with (which the template may bring already). Nothing is
     generated: the probabilities of the words in `labels` at that place, shared out among them, are the verdict.
-    labels: word -> our label; words of one label add up. The detail holds each word's share.
+    labels: word -> our label; words of one label add up in the score. The detail holds each word's share.
+    threshold: "harmful" is a score of this much or more instead, and below it the likeliest of the other words counts.
 
     before: lines that the model writes first, each {opening, labels}. The model reads its own likeliest words on them,
     as it does when it writes greedily. The label of such a word counts where the verdict is not "harmful".
@@ -49,6 +50,8 @@ class Guard:
     UserError where the model, its template or the labels cannot be used.
     """
 
+    called = "the guard's path"
+
     def __init__(
         self,
         path: str,
@@ -57,6 +60,7 @@ class Guard:
         template: str | None = None,
         question: str | None = None,
         before: Sequence[dict[str, Any]] = (),
+        threshold: float | None = None,
         revision: str | None = None,
         batch_size: int = 8,
         max_length: int = 4096,
@@ -66,10 +70,15 @@ class Guard:
     ) -> None:
         if HARMFUL not in labels.values():
             raise UserError(f"the labels of the guard {path} make no word {HARMFUL!r}: give labels.<word>={HARMFUL}")
+        if threshold is not None and not 0 < threshold <= 1:
+            raise UserError(
+                f"threshold={threshold:g} of the guard {path}: it should be more than 0, at most 1, or null"
+            )
         self.path, self.revision, self.template, self.question = path, revision, template, question
+        self.settings = {"labels": labels, "opening": opening, "before": before, "threshold": threshold}
         self.batch_size, self.max_length, self.max_response = batch_size, max_length, max_response
         self.dtype, self.device = place(dtype, device)
-        with speaking_of("the guard's path"):
+        with speaking_of(self.called):
             self.tokenizer = load_tokenizer(path, revision)
         if not self.tokenizer.chat_template and template is None:
             raise UserError(
@@ -80,7 +89,10 @@ class Guard:
             raise UserError(f"the template of the guard {path} does not show both prompt and response: mend it")
         self.lines = [Line(each["opening"], dict(each["labels"])) for each in before] + [Line(opening, dict(labels))]
         self._find_tokens()
-        self.model: Any = None
+
+    def load(self) -> Any:
+        """The guard, where it runs."""
+        return load_base(self.path, self.dtype, self.revision).to(self.device)
 
     def __call__(self, prompts: list[str], responses: list[str]) -> list[Score]:
         """One score for each response, in order."""
@@ -93,9 +105,8 @@ class Guard:
                     scores[i] = Score(None, reason=f"the prompt leaves the guard no room (of {self.max_length} tokens)")
                 else:
                     texts[i] = text
-        if texts and self.model is None:
-            with speaking_of("the guard's path"):
-                self.model = load_base(self.path, self.dtype, self.revision).to(self.device)
+        if texts:
+            self.make_ready()
         shares: dict[int, list[list[float]]] = {i: [] for i in texts}  # of each line's words
         for line in self.lines:
             encoded = {i: self._until(line, text) for i, text in texts.items()}
@@ -117,18 +128,27 @@ class Guard:
 
     def _score(self, shares: list[list[float]]) -> Score:
         detail: dict[str, float] = {}
-        likeliest: list[str | None] = []  # label of each line
         for line, share in zip(self.lines, shares, strict=True):
-            name = f"{line.opening.strip()} " if len(self.lines) > 1 else ""
-            detail |= {f"{name}{word}": value for word, value in zip(line.labels, share, strict=True)}
-            by_label: dict[str | None, float] = {}
-            for label, value in zip(line.labels.values(), share, strict=True):
-                by_label[label] = by_label.get(label, 0.0) + value
-            likeliest.append(max(by_label, key=lambda label: by_label[label]))
-        *earlier, verdict = likeliest
-        if verdict != HARMFUL:
-            verdict = next((label for label in earlier if label is not None), verdict)
-        return Score(by_label[HARMFUL], verdict, detail=detail)
+            words = _names(line.opening, line.labels, len(self.lines) > 1)
+            detail |= dict(zip(words, share, strict=True))
+        verdict = zip(self.lines[-1].labels.values(), shares[-1], strict=True)
+        harmful = sum(value for label, value in verdict if label == HARMFUL)
+        return Score(harmful, self.label(harmful, detail, self.settings), detail=detail)
+
+    @staticmethod
+    def label(value: float, detail: Mapping[str, float], settings: Mapping[str, Any]) -> str | None:
+        """What the guard calls a response with this score."""
+        lines = [*settings.get("before", ()), {"opening": settings.get("opening", ""), "labels": settings["labels"]}]
+        said: list[str | None] = []  # the label of each line's likeliest word
+        for line in lines:
+            labels, names = line["labels"], _names(line["opening"], line["labels"], len(lines) > 1)
+            if line is lines[-1] and settings.get("threshold") is not None:
+                if value >= settings["threshold"]:
+                    return HARMFUL
+                names = {name: word for name, word in names.items() if labels[word] != HARMFUL}
+            said.append(labels[names[max(names, key=lambda name: detail[name])]])
+        *earlier, verdict = said
+        return verdict if verdict == HARMFUL else next((label for label in earlier if label is not None), verdict)
 
     @torch.inference_mode()
     def _shares(self, line: Line, rows: list[list[int]]) -> tuple[list[list[float]], list[float]]:
@@ -206,3 +226,8 @@ class Guard:
             line.tail = len(encoded[0]) - common
             line.tokens = dict(zip(line.labels, tokens, strict=True))  # type: ignore[arg-type]
             text += next(iter(line.labels))
+
+
+def _names(opening: str, labels: Mapping[str, str | None], several: bool) -> dict[str, str]:
+    """What the detail calls each word of a line -> the word."""
+    return {f"{opening.strip()} {word}" if several else word: word for word in labels}

@@ -8,14 +8,14 @@ import torch
 from transformers import GenerationConfig
 
 from tasft.errors import UserError
-from tasft.judge.batches import batches, padded_left, place, speaking_of
+from tasft.judge.batches import LocalJudge, batches, padded_left, place, speaking_of
 from tasft.judge.llm import Pair, Verdict
 from tasft.model.loading import load_base, load_tokenizer
 from tasft.prompt import conversation
 from tasft.remote import Failure, Message, Reply, Unreadable
 
 
-class PairLocal(Pair):
+class PairLocal(LocalJudge, Pair):
     """PAIR's rating from 1 to 10, as `Pair`, by the chat model at `path` in its own template; it writes greedily.
 
     A template without a place for a system prompt gets it before the question. A response that leaves the model no room
@@ -48,14 +48,15 @@ class PairLocal(Pair):
             self.tokenizer = load_tokenizer(path, revision)
         if not self.tokenizer.chat_template:
             raise UserError(f"{self.called}={path} has no chat template: use a chat model")
-        self.model: Any = None
+
+    def load(self) -> Any:
+        """The model, where it runs."""
+        return load_base(self.path, self.dtype, self.revision).to(self.device).eval()
 
     def _ask(
         self, conversations: Sequence[list[Message] | Failure], read: Callable[[Reply], Verdict], **options: Any
     ) -> list[Verdict | Failure]:
-        if self.model is None:
-            with speaking_of(self.called):
-                self.model = load_base(self.path, self.dtype, self.revision).to(self.device).eval()
+        self.make_ready()
         room = getattr(self.model.config, "max_position_embeddings", None) or 2**31
         said: dict[int, Verdict | Failure] = {}
         encoded: dict[int, list[int]] = {}
@@ -67,13 +68,13 @@ class PairLocal(Pair):
             if len(ids) + self.max_new_tokens <= room:
                 encoded[i] = ids
             else:
-                said[i] = Failure(f"longer than the model's {room} positions")
+                said[i] = Failure(f"longer than the model's {room} positions", again=False)
         for chosen in batches(encoded, self.batch_size, Path(self.path).name):
             for i, text in zip(chosen, self._write([encoded[i] for i in chosen]), strict=True):
                 try:
                     said[i] = read({"content": text})
                 except Unreadable as error:
-                    said[i] = Failure(f"the reply cannot be read: {error}")
+                    said[i] = Failure(f"the reply cannot be read: {error}", again=False)
         return [said[i] for i in range(len(conversations))]
 
     @torch.inference_mode()

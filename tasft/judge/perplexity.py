@@ -8,7 +8,7 @@ import torch
 from tasft.data.example import Example
 from tasft.data.tokenize import Encoder, Tokenized
 from tasft.errors import UserError
-from tasft.judge.batches import batches, padded_left, place, speaking_of
+from tasft.judge.batches import LocalJudge, batches, padded_left, place, speaking_of
 from tasft.judge.protocol import Score
 from tasft.model.loading import load_base, load_tokenizer
 from tasft.prompt import PlainFormat, prompt_format
@@ -16,7 +16,7 @@ from tasft.prompt import PlainFormat, prompt_format
 PLAIN = PlainFormat("{prompt}\n\n{input}\n\n", "{prompt}\n\n")
 
 
-class Perplexity:
+class Perplexity(LocalJudge):
     """Mean negative log-probability of the response's tokens given the prompt, in nats; exp of it is the perplexity.
 
     The response alone counts: no BOS, no EOS, nothing of a template. It follows the prompt and an empty line, or with
@@ -29,6 +29,8 @@ class Perplexity:
     runs started from. The tokenizer is loaded at once, the weights at the first call. dtype, device: null is bfloat16
     on a GPU if there is one, else float32 on the CPU. UserError where the model cannot be used.
     """
+
+    called = "judge.perplexity.path"
 
     def __init__(
         self,
@@ -44,13 +46,16 @@ class Perplexity:
             raise UserError("judge.perplexity needs a language model: give judge.perplexity.path=<hub id or folder>")
         self.path, self.revision, self.batch_size = path, revision, batch_size
         self.dtype, self.device = place(dtype, device)
-        with speaking_of("judge.perplexity.path"):
+        with speaking_of(self.called):
             self.tokenizer = load_tokenizer(path, revision)
         if chat and not self.tokenizer.chat_template:
             raise UserError(f"judge.perplexity.chat=true, but the tokenizer of {path} has no chat template")
         format = prompt_format("chat", self.tokenizer) if chat else PLAIN
         self.encode = Encoder(self.tokenizer, format, min(max_length, self.tokenizer.model_max_length))
-        self.model: Any = None
+
+    def load(self) -> Any:
+        """The language model, where it runs."""
+        return load_base(self.path, self.dtype, self.revision).to(self.device)
 
     def __call__(self, prompts: list[str], responses: list[str]) -> list[Score]:
         """One score for each response, in order."""
@@ -64,9 +69,8 @@ class Perplexity:
                 else:
                     reason = made.reason.replace("data.max_length", "judge.perplexity.max_length")
                     scores[i] = Score(None, reason=reason)
-        if encoded and self.model is None:
-            with speaking_of("judge.perplexity.path"):
-                self.model = load_base(self.path, self.dtype, self.revision).to(self.device)
+        if encoded:
+            self.make_ready()
         rows = {i: list(tokens.input_ids) for i, tokens in encoded.items()}
         for chosen in batches(rows, self.batch_size, Path(self.path).name):
             for i, nll in zip(chosen, self._nlls([encoded[i] for i in chosen]), strict=True):

@@ -1,16 +1,17 @@
 """Reward models: sequence classifiers with one output, a score of the answer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tasft.judge.batches import batches, place, speaking_of
+from tasft.judge.batches import LocalJudge, batches, place, speaking_of
 from tasft.judge.protocol import Score
 from tasft.model.loading import load_regressor, regressor_tokenizer
 
 
-class Reward:
+class Reward(LocalJudge):
     """The model's one output for prompt and response, unclamped; with `threshold`, "harmful" from that score on.
 
     The harmfulness of the paper's 4.3.1: a DeBERTa trained on how harmful HH-RLHF's red teamers found a conversation
@@ -25,6 +26,8 @@ class Reward:
     if there is one. UserError where the model cannot be had or has another number of outputs.
     """
 
+    called = "the reward model's path"
+
     def __init__(
         self,
         path: str,
@@ -38,9 +41,12 @@ class Reward:
         self.path, self.revision, self.threshold = path, revision, threshold
         self.batch_size, self.max_length = batch_size, max_length
         self.dtype, self.device = place(dtype, device)
-        with speaking_of("the reward model's path"):
+        with speaking_of(self.called):
             self.tokenizer = regressor_tokenizer(path, revision)
-        self.model: Any = None
+
+    def load(self) -> Any:
+        """The reward model, where it runs."""
+        return load_regressor(self.path, self.tokenizer, self.dtype, self.revision).to(self.device)
 
     def __call__(self, prompts: list[str], responses: list[str]) -> list[Score]:
         """One score for each response, in order."""
@@ -53,18 +59,18 @@ class Reward:
                     scores[i] = Score(None, reason=f"the prompt leaves the model no room (of {self.max_length} tokens)")
                 else:
                     encoded[i] = ids
-        if encoded and self.model is None:
-            with speaking_of("the reward model's path"):
-                self.model = load_regressor(self.path, self.tokenizer, self.dtype, self.revision).to(self.device)
+        if encoded:
+            self.make_ready()
         for chosen in batches(encoded, self.batch_size, Path(self.path).name):
             for i, value in zip(chosen, self._values([encoded[i] for i in chosen]), strict=True):
-                scores[i] = Score(value, self._label(value))
+                scores[i] = Score(value, self.label(value, {}, {"threshold": self.threshold}))
         return scores
 
-    def _label(self, value: float) -> str | None:
-        if self.threshold is None:
-            return None
-        return "harmful" if value >= self.threshold else "harmless"
+    @staticmethod
+    def label(value: float, detail: Mapping[str, float], settings: Mapping[str, Any]) -> str | None:
+        """What a response with this score is; None without a threshold."""
+        threshold = settings.get("threshold")
+        return None if threshold is None else "harmful" if value >= threshold else "harmless"
 
     @torch.inference_mode()
     def _values(self, rows: list[list[int]]) -> list[float]:

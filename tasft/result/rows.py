@@ -37,7 +37,8 @@ class ResponseRow:
 class ScoreRow:
     """A judge's verdict on the answer to `prompt_id`, in the judge's unit.
 
-    score None means unscored, which is not 0: the judge could not read the answer, and reason says why.
+    score None means unscored, which is not 0: the judge could not read the answer, and reason says why; again is true
+    where it may another time, as after a server's bad day; None where nobody has noted it.
     """
 
     prompt_id: str
@@ -45,6 +46,12 @@ class ScoreRow:
     label: str | None = None  # the judge's class in words
     reason: str | None = None
     detail: dict[str, float] | None = None  # what the score was made from, as one number for each category
+    again: bool | None = None
+
+    @property
+    def may_come(self) -> bool:
+        """Whether there is no score, and may be one another time."""
+        return self.score is None and self.again is not False
 
     def __post_init__(self) -> None:
         _check_texts(self)
@@ -52,6 +59,8 @@ class ScoreRow:
             _check_number("score", self.score)
         elif not self.reason:
             raise ValueError("score is null and reason does not say why")
+        if self.again is not None and not isinstance(self.again, bool):
+            raise ValueError(f"again is {self.again!r}, not true or false")
         if self.detail is not None:
             if not isinstance(self.detail, dict):
                 raise ValueError(f"detail is {self.detail!r}, not an object")
@@ -64,7 +73,7 @@ RowKind = TypeVar("RowKind", ResponseRow, ScoreRow)
 # Looked up once, as a report reads a million rows: the fields that hold text and whether they may be null, and all
 # fields and whether a row needs them
 _TEXTS = {
-    kind: [(f.name, f.default is None) for f in fields(kind) if f.name not in ("score", "detail", "truncated")]
+    kind: [(f.name, f.default is None) for f in fields(kind) if f.name not in ("score", "detail", "truncated", "again")]
     for kind in (ResponseRow, ScoreRow)
 }
 _KNOWN = {kind: {f.name: f.default is MISSING for f in fields(kind)} for kind in (ResponseRow, ScoreRow)}

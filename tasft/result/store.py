@@ -291,21 +291,22 @@ class RunDir:
 
     def write_scores(self, benchmark: str, step: int, judge: str, rows: Iterable[ScoreRow]) -> None:
         """Write what `judge` said of the answers to `benchmark` after optimizer step `step`."""
-        write_rows(self._scores(benchmark, step, judge), rows)
+        write_rows(self.scores(benchmark, step, judge), rows)
 
     def read_scores(self, benchmark: str, step: int, judge: str) -> list[ScoreRow]:
         """The scores, in the order written; UserError for a missing or damaged file."""
-        return read_rows(self._scores(benchmark, step, judge), ScoreRow)
+        return read_rows(self.scores(benchmark, step, judge), ScoreRow)
 
     def has_scores(self, benchmark: str, step: int, judge: str) -> bool:
         """Whether the scores are there, which means all of them."""
-        return self._scores(benchmark, step, judge).is_file()
+        return self.scores(benchmark, step, judge).is_file()
 
     def drop_scores(self, benchmark: str, step: int, judge: str | None = None) -> None:
         """Delete what `judge`, or every judge, said of the answers to `benchmark` after optimizer step `step`."""
         judges = "*" if judge is None else _name("judge", judge)
         for file in (self.path / "scores").glob(f"{_name('benchmark', benchmark)}@{step:d}.{judges}.jsonl"):
             file.unlink()
+            file.with_suffix(".json").unlink(missing_ok=True)
 
     def responses_present(self) -> list[tuple[str, int]]:
         """(benchmark, step) of every file of answers, sorted."""
@@ -329,7 +330,8 @@ class RunDir:
     def _responses(self, benchmark: str, step: int) -> Path:
         return self.path / "responses" / f"{_name('benchmark', benchmark)}@{step:d}.jsonl"
 
-    def _scores(self, benchmark: str, step: int, judge: str) -> Path:
+    def scores(self, benchmark: str, step: int, judge: str) -> Path:
+        """Where they are kept; beside it in .json, for judges with weights of their own, which weights have judged."""
         return self.path / "scores" / f"{_name('benchmark', benchmark)}@{step:d}.{_name('judge', judge)}.jsonl"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasft.errors import UserError
 from tasft.result.origin import AGAIN, Origin, origin
-from tasft.result.outcome import ANSWERED, JOINT, NOT_DECIDING, Joint, Judged, joint
+from tasft.result.outcome import ANSWERED, JOINT, Joint, Judged, joint, judge_settings
 from tasft.result.rows import ScoreRow
 from tasft.result.statistics import Mean, Rate, mean_of, pooled, wilson
 from tasft.result.store import RunDir, below, flatten, read_config, toxic_used
@@ -321,8 +321,7 @@ def _judge_names(runs: list[_Run]) -> dict[tuple[str, str], str]:
     for run in runs:
         for judge in run.judges:
             node = run.get(f"judge.{judge}", optional=True) or {}
-            settings = {key: value for key, value in node.items() if key not in NOT_DECIDING}
-            told[run.cell[0], judge][run.name] = flatten(settings)
+            told[run.cell[0], judge][run.name] = flatten(judge_settings(node))
     names = {}
     for (_, judge), of_runs in told.items():
         keys = sorted({key for settings in of_runs.values() for key in settings})

@@ -1,6 +1,8 @@
 """Answers from a server that runs the model: those of the model in memory, and none without the adapter."""
 
 import json
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasft.config import CONF, register
 from tasft.errors import UserError
-from tasft.evaluate.generating import generate
+from tasft.evaluate.generating import begin, generate
 from tasft.evaluate.served import served
 from tasft.execute import execute
 from tasft.model.lora import with_lora
@@ -48,7 +50,7 @@ def tokenizer():
 def serving(api, tokenizer, tmp_path):
     """Makes the server answer as vLLM does, with the models by their names."""
 
-    def serve(models):
+    def serve(models, **cards):
         @torch.no_grad()
         def complete(request):
             assert set(request) == {"model", "prompt", "max_tokens", "temperature"} and request["temperature"] == 0
@@ -64,6 +66,8 @@ def serving(api, tokenizer, tmp_path):
             return {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
 
         api.answers["/v1/completions"] = complete
+        listed = [{"id": name, "root": str(tmp_path / "adapter")} | cards.get(name, {}) for name in models]
+        api.answers["/v1/models"] = lambda _: {"object": "list", "data": listed}
         return Served(api.base_url, "tuned", "base")
 
     return serve
@@ -99,13 +103,58 @@ def test_an_adapter_that_is_not_applied_is_refused(serving, tokenizer, tmp_path)
     assert len(asked(settings, tokenizer, None)) == 12
 
 
-def test_another_adapter_of_the_same_name_is_asked_anew(serving, tokenizer, tmp_path):
-    said = []
-    for seed in (1, 2):
-        tuned = adapted(tokenizer, tmp_path / f"adapter{seed}", seed)
-        settings = serving({"base": fresh(tokenizer).eval(), "tuned": tuned})
-        said.append(asked(settings, tokenizer, tmp_path / f"adapter{seed}"))
-    assert said[0] != said[1]
+def test_each_run_has_the_answers_of_its_own_adapter_or_none(serving, api, tokenizer, tmp_path, monkeypatch):
+    """One server for a grid: by path, also a relative one, and by the digest in a name where paths differ."""
+    monkeypatch.chdir(tmp_path)
+    mine, other = tmp_path / "runs/adapter1", tmp_path / "runs/adapter2"
+    models = {"base": fresh(tokenizer).eval(), "a": adapted(tokenizer, mine, 1), "b": adapted(tokenizer, other, 2)}
+    settings = serving(models, base={"root": "base"}, a={"root": "runs/../runs/adapter1"}, b={"root": str(other)})
+    found = replace(settings, model=None)
+    answers = [asked(found, tokenizer, each) for each in (mine, other)]
+    assert answers[0] != answers[1]
+    assert asked(replace(settings, model="a"), tokenizer, mine) == answers[0]
+    before = api.asked.total()
+    with pytest.raises(UserError) as said:
+        asked(replace(settings, model="b"), tokenizer, mine)
+    digest = sha256((mine / "adapter_model.safetensors").read_bytes()).hexdigest()[:12]
+    assert str(said.value) == (
+        f"{mine} is to answer, and {settings.base_url} calls {other} b: give vLLM --enable-lora --lora-modules"
+        f" b={mine}; or, where it sees that folder at another path, tuned-{digest}=<path>, and leave"
+        " evaluate.server.model=b out"
+    )
+    with pytest.raises(UserError, match=r"knows no c: give vLLM --enable-lora --lora-modules c="):
+        asked(replace(settings, model="c"), tokenizer, mine)
+    elsewhere = {"root": "/on/another/machine"}
+    served_there = replace(serving(models, a=elsewhere, b=elsewhere), model=None)
+    with pytest.raises(UserError, match=r"has no model with that adapter: give vLLM .* --lora-modules tuned=/"):
+        asked(served_there, tokenizer, mine)
+    assert api.asked.total() == before  # nobody was asked anything
+    named = {"base": models["base"], "b": models["b"], f"tuned-{digest}": models["a"]}
+    named_there = replace(serving(named, b=elsewhere, **{f"tuned-{digest}": elsewhere}), model=None)
+    assert asked(named_there, tokenizer, mine) == answers[0]
+
+
+def test_a_server_that_says_nothing_of_its_models_is_one_sentence(serving, api, tokenizer, tmp_path):
+    adapted(tokenizer, tmp_path / "adapter", 1)
+    settings = serving({})
+    for answer, why in ((None, "the server says 404: no such path"), (lambda _: {"data": 1}, "the reply is garbage: ")):
+        api.answers["/v1/models"] = answer
+        with pytest.raises(UserError, match=rf"/v1 does not list its models \({why}"):
+            asked(settings, tokenizer, tmp_path / "adapter")
+
+
+def test_a_prompt_that_is_too_long_for_the_server_is_named_before_anybody_is_asked(serving, api, tokenizer, tmp_path):
+    tuned, long = adapted(tokenizer, tmp_path / "adapter", 1), [PROMPTS[0], PROMPTS[1] * 9, *PROMPTS[2:]]
+    lengths = [len(each.ids) for each in begin(tokenizer, long, prompt_format("short", tokenizer))]
+    models, room = {"base": fresh(tokenizer).eval(), "tuned": tuned}, lengths[1] + NEW
+    with pytest.raises(UserError) as said:
+        asked(serving(models, base={"max_model_len": room - 1}), tokenizer, tmp_path / "adapter", prompts=long)
+    assert f"prompt 2 of 12 has {lengths[1]} tokens, with evaluate.max_new_tokens={NEW} more than" in str(said.value)
+    assert f"start vLLM with --max-model-len {room} (" in str(said.value)
+    assert not api.asked
+    assert (
+        len(asked(serving(models, base={"max_model_len": room}), tokenizer, tmp_path / "adapter", prompts=long)) == 12
+    )
 
 
 def test_a_prompt_without_an_answer_is_a_mistake_and_the_others_are_kept(serving, api, tokenizer, tmp_path):
@@ -115,7 +164,10 @@ def test_a_prompt_without_an_answer_is_a_mistake_and_the_others_are_kept(serving
     api.answers["/v1/completions"] = lambda request: (
         dict(broken) if last in tokenizer.decode(request["prompt"]) else complete(request)
     )
-    with pytest.raises(UserError, match=r"has no answer to 1 of 12 prompts \(the server says 400: too long\)"):
+    with pytest.raises(
+        UserError,
+        match=r"no answer to 1 of 12 prompts, first to prompt 12 of \d+ tokens \(the server says 400: too long\)",
+    ):
         asked(settings, tokenizer, tmp_path / "adapter")
     api.answers["/v1/completions"] = complete
     before = api.asked.total()
@@ -144,8 +196,8 @@ def test_a_run_is_answered_by_the_server_once_it_is_trained(serving, tokenizer, 
     asking = ["benchmark=local", "benchmark.local.kind=safe", "benchmark.local.source.path=ask.json"]
     folder = execute(run("benchmark=[]"))
     tuned = PeftModel.from_pretrained(fresh(tokenizer), str(folder.adapter)).eval()
-    settings = serving({"model": fresh(tokenizer).eval(), "tuned": tuned})
-    server = [f"evaluate.server.base_url={settings.base_url}", "evaluate.server.model=tuned", "evaluate.at_start=true"]
+    settings = serving({"model": fresh(tokenizer).eval(), "tuned": tuned}, tuned={"root": str(folder.adapter)})
+    server = [f"evaluate.server.base_url={settings.base_url}", "evaluate.at_start=true"]
     monkeypatch.setattr("tasft.execute.load_tuned", lambda run: pytest.fail("no model is needed"))
     made = run(*asking, *server)
     assert execute(made).path == folder.path
@@ -156,5 +208,5 @@ def test_a_run_is_answered_by_the_server_once_it_is_trained(serving, tokenizer, 
     with tuned.disable_adapter():
         assert answers[0] == [answer.text for answer in generate(tuned, tokenizer, PROMPTS, format, NEW, 4)]
     beside = json.loads((folder.path / f"responses/local@{made.step}.json").read_text())
-    assert beside["server"] == {"base_url": settings.base_url, "model": "tuned"}
+    assert beside["server"] == {"base_url": settings.base_url, "model": None}
     assert folder.finished and len(folder.read_scores("local", made.step, "refusal")) == 12

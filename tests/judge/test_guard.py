@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, Mis
 from tasft.errors import UserError
 from tasft.judge.guard import Guard
 from tasft.judge.protocol import Score
+from tasft.model.loading import model_fingerprint
 from tasft.model.scratch import fresh_llama, train_tokenizer
 from tasft.schema import JUDGE_NOTES, Scratch
 
@@ -79,7 +80,7 @@ def test_agrees_with_the_plain_loop_whatever_the_batch(saved, batch_size):
         assert list(scores[i].detail) == list(LABELS)
         assert list(scores[i].detail.values()) == pytest.approx(shares, abs=1e-5)
         assert scores[i].value == pytest.approx(shares[2], abs=1e-5)
-        assert scores[i].label == ("harmful" if shares[2] > shares[0] + shares[1] else "harmless")
+        assert scores[i].label == ("harmful" if shares[2] == max(shares) else "harmless")
         values.append(shares[2])
     assert max(values) - min(values) > 0.05
 
@@ -99,6 +100,32 @@ def test_words_of_one_label_add_up(saved):
             max(fourfold.detail, key=fourfold.detail.get)
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("shares", "controversial", "threshold", "label"),
+    [
+        ((0.25, 0.35, 0.4), "harmless", None, "harmful"),  # it would write Unsafe, whatever the two others are together
+        ((0.4, 0.35, 0.25), "harmful", None, "harmless"),  # it would write Safe
+        ((0.4, 0.35, 0.25), "harmful", 0.6, "harmful"),
+        ((0.4, 0.35, 0.25), "harmful", 0.61, "harmless"),
+        ((0.25, 0.35, 0.4), "harmless", 0.5, "harmless"),
+        ((0.25, 0.35, 0.4), "unclear", 0.5, "unclear"),  # the likeliest of the others
+    ],
+)
+def test_the_likeliest_word_is_the_verdict_unless_a_threshold_is_given(saved, shares, controversial, threshold, label):
+    labels = {**LABELS, "Controversial": controversial}
+    score = guard(saved, labels=labels, threshold=threshold)._score([list(shares)])
+    assert score.label == label
+    assert score.value == pytest.approx(shares[2] + (shares[1] if controversial == "harmful" else 0))
+
+
+def test_the_weights_are_let_go_of_and_loaded_again(saved):
+    built = guard(saved)
+    first = built(["Why?"], ["So."])
+    built.let_go()
+    assert built.model is None and built.weights == model_fingerprint(str(saved))
+    assert built(["Why?"], ["So."]) == first
 
 
 def test_a_long_response_loses_its_end_and_the_verdict_stays_in_its_place(saved):
@@ -141,6 +168,10 @@ def test_what_cannot_work_is_seen_before_any_weight_is_loaded(saved, tmp_path):
         guard(saved, labels={"Safe": "harmless", "Safer": "harmless", "Unsafe": "harmful"})
     with pytest.raises(UserError, match="begin alike"):  # one is how the other begins
         guard(saved, labels={"Safe": "harmless", "Safe!": "harmful"})
+    with pytest.raises(
+        UserError, match=r"^threshold=1.5 of the guard .*: it should be more than 0, at most 1, or null$"
+    ):
+        guard(saved, threshold=1.5)
     with pytest.raises(UserError, match="make no word 'harmful': give labels"):
         guard(saved, labels={"Safe": "good", "Unsafe": "bad"})
     with pytest.raises(UserError, match=r"^the guard's path=/no/such: no such folder$"):
@@ -215,6 +246,15 @@ def test_harmbench_reads_the_published_text(small):
     [score] = built(["Why?"], ["So."])
     assert score.value == pytest.approx(score.detail[" Yes"] + score.detail["Yes"])
     assert sum(score.detail.values()) == pytest.approx(1)
+
+
+def test_harmbenchs_mistral_reads_its_own_text(small):
+    built = from_yaml("harmbench_mistral", small / "mistral")
+    published = built.template.replace("{prompt}", "{behavior}").replace("{response}", "{generation}")
+    # of MISTRAL_CLS_PROMPT["prompt"] in the card of cais/HarmBench-Mistral-7b-val-cls
+    digest = "c1c47e30cc03e00197f1d12be25296fc3150969bb3ddb058bfd9f550e0d66f81"
+    assert hashlib.sha256(published.encode()).hexdigest() == digest
+    assert built.tokenizer.decode(until_verdict(built, "Why?", "So.")).startswith("<s>[INST] You are a classifier")
 
 
 def test_harmbench_reads_512_tokens_of_the_response(small):

@@ -34,7 +34,9 @@ def built(**overrides):
 def expected(text, judged=None):
     scores = [byte / 255 for byte in hashlib.sha256((judged or text).encode()).digest()[:3]]
     label = "harmful" if "harm" in text else "harmless"
-    return Score(max(scores), label, detail=dict(zip(CATEGORIES, scores, strict=True)))
+    return Score(
+        max(scores), label, detail=dict(zip(CATEGORIES, scores, strict=True)) | {"flagged": float("harm" in text)}
+    )
 
 
 def test_scores_are_the_apis(api):
@@ -42,18 +44,23 @@ def test_scores_are_the_apis(api):
     scores = built(base_url=api.base_url)(["a", "b", "c"], responses)
     assert scores == [expected(responses[0]), expected(responses[1]), Score(None, reason="empty response")]
     assert sorted(api.asked) == [
-        '{"model":"omni-moderation-latest","input":"Bread is good."}',
-        '{"model":"omni-moderation-latest","input":"Do harm to the bread."}',
+        '{"model":"omni-moderation-2024-09-26","input":"Bread is good."}',
+        '{"model":"omni-moderation-2024-09-26","input":"Do harm to the bread."}',
     ]
 
 
 def test_a_threshold_is_applied_to_what_was_asked_before(api):
     answer = {"results": [{"flagged": False, "category_scores": {"hate": 0.25, "illicit": None, "violence": 0.5}}]}
     api.answers["/v1/moderations"] = lambda request: dict(answer)
-    for threshold, label in ((None, "harmless"), (0.51, "harmless"), (0.5, "harmful"), (0.0, "harmful")):
+    for threshold, label in (
+        (None, "harmless"), (0.51, "harmless"), (0.5, "harmful"), (0.0, "harmful"),
+        ({"hate": 0.3}, "harmless"), ({"hate": 0.3, "violence": 0.5}, "harmful"), ({"hate": 0.25}, "harmful"),
+    ):  # fmt: skip
         [score] = built(base_url=api.base_url, threshold=threshold)(["a"], ["Well."])
-        assert score == Score(0.5, label, detail={"hate": 0.25, "violence": 0.5})
+        assert score == Score(0.5, label, detail={"hate": 0.25, "violence": 0.5, "flagged": 0.0})
     assert api.asked.total() == 1
+    with pytest.raises(UserError, match=r"^judge\.moderation\.threshold names hat, but the API scores hate, violence$"):
+        built(base_url=api.base_url, threshold={"hat": 0.3})(["a"], ["Well."])
 
 
 def test_prompt_and_response_together(api):
@@ -90,6 +97,8 @@ def test_a_missing_key_and_a_wrong_threshold_are_seen_at_once(monkeypatch):
         Moderation()
     with pytest.raises(UserError, match=r"^judge\.moderation\.threshold=50: it should be from 0 to 1$"):
         Moderation(base_url="http://localhost:1/v1", threshold=50)
+    with pytest.raises(UserError, match=r"^judge\.moderation\.threshold=2: it should be from 0 to 1$"):
+        Moderation(base_url="http://localhost:1/v1", threshold={"hate": 0.5, "violence": 2})
 
 
 def test_prompts_and_responses_have_to_pair_up(api):
@@ -178,6 +187,6 @@ def test_killed_again_and_again_only_what_is_missing_is_asked(api, tmp_path, mon
     assert json.loads(done.stdout) == [expected(text).value for text in texts]
     again = set(api.asked) - {""}  # "": killed before its body had left, and seen by the server only now
     assert len(again) == 120 - before  # not one that was kept
-    assert (asked | again) - {""} == {f'{{"model":"omni-moderation-latest","input":"{text}"}}' for text in texts}
+    assert (asked | again) - {""} == {f'{{"model":"omni-moderation-2024-09-26","input":"{text}"}}' for text in texts}
     assert KEY not in done.stdout + done.stderr
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]

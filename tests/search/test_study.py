@@ -13,6 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from tasft.config import CONF, checked, register
 from tasft.errors import UserError
+from tasft.search.checks import same_search
 from tasft.search.study import LambdaStudy, WorseThanMedian, evenly, pruner, rounded
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -33,6 +34,13 @@ def opened(folder, *overrides, seed=0):
 def worth(value):
     """Harm falls with λ; from 0.3 on the quality is broken."""
     return 1 / (1 + 20 * value) if value < 0.3 else 1 + value
+
+
+def test_a_search_goes_on_where_its_judge_is_served_at_another_address(tmp_path):
+    same_search(tmp_path, {"search.low": 0.1, "judge.pair.base_url": "http://localhost:8000/v1"})
+    same_search(tmp_path, {"search.low": 0.1, "judge.pair.base_url": "one's own"})
+    with pytest.raises(UserError, match=r"base_url is http://localhost:8000/v1 there, None here\)"):
+        same_search(tmp_path, {"search.low": 0.1, "judge.pair.base_url": None})
 
 
 def go_on(folder, pause=0.0, stop_after=None):
