@@ -206,7 +206,7 @@ def answer_after(
         return _rows(prompts, answers)
     kept = Batches(unfinished, Answer, deciding_answers(run, step))
     with model.disable_adapter() if step == 0 else nullcontext():
-        return answer(run, model, prompts, title, prefix, kept)
+        return answer(run, model, prompts, title, prefix=prefix, kept=kept)
 
 
 def _rows(prompts: Sequence[BenchmarkPrompt], answers: Sequence[Answer]) -> list[ResponseRow]:
