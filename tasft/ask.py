@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from tasft.config import checked, entry
-from tasft.errors import UserError
+from tasft.errors import UserError, first_line
 from tasft.model.adapter import Adapter
 from tasft.result.rows import ResponseRow, ScoreRow, write_atomically
 from tasft.result.store import RunDir, check_writable, read_config
@@ -37,8 +37,9 @@ class Said:
 def ask(cfg: DictConfig) -> None:
     """Print what each run of `ask.runs`, and the base model, answers to each prompt; write it to `ask.out`, if given.
 
-    The base model is loaded once, and adapters are switched. Model, template and system prompt are those of the runs,
-    which have to agree in them.
+    UserError in the end where a judge could not go on: the answers and what the others say are printed and written. The
+    base model is loaded once, and adapters are switched. Model, template and system prompt are those of the runs, which
+    have to agree in them.
     """
     config = checked(cfg)
     prompts, runs = _prompts(config), _runs(config)
@@ -50,13 +51,20 @@ def ask(cfg: DictConfig) -> None:
     quiet()
     judges, _ = parts.judges(config)  # those that can be had
     answers = _answers(config, runs, prompts)
-    said = [_judged(by, rows, judges) for by, rows in answers.items()]
+    verdicts, failed = _verdicts(answers, judges)
+    said = [
+        [Said(by, row, {name: of[by][i] for name, of in verdicts.items()}) for i, row in enumerate(rows)]
+        for by, rows in answers.items()
+    ]
     if config.ask.out is not None:
         write_atomically(Path(config.ask.out), "".join(_line(each) for of_model in said for each in of_model))
     for side_by_side in zip(*said, strict=True):
         _print(side_by_side)
     if config.ask.out is not None:
         log.info("wrote %s", config.ask.out)
+    if failed:
+        listed = "; ".join(f"judge.{name}: {why}" for name, why in failed.items())
+        raise UserError(f"{listed}. The answers are there without what it says")
 
 
 def _prompts(config: RunConfig) -> list[str]:
@@ -164,11 +172,22 @@ def _answers(
     return found
 
 
-def _judged(by: str, rows: list[ResponseRow], judges: "Mapping[str, Judge]") -> list[Said]:
+def _verdicts(
+    answers: Mapping[str, list[ResponseRow]], judges: "Mapping[str, Judge]"
+) -> tuple[dict[str, dict[str, list[ScoreRow]]], dict[str, str]]:
+    """What each judge says of each model's answers; the judges that could not go on, and why."""
     from tasft.evaluate.judging import judge
 
-    scores = {name: judge(each, rows) for name, each in judges.items()}
-    return [Said(by, row, {name: of_judge[i] for name, of_judge in scores.items()}) for i, row in enumerate(rows)]
+    verdicts, failed = {}, {}
+    for name, each in judges.items():
+        try:
+            verdicts[name] = {by: judge(each, rows) for by, rows in answers.items()}
+        except UserError as error:
+            failed[name] = str(error)
+        except Exception as error:  # a mistake in the judge: whoever can mend it needs to see where
+            log.error("judge.%s fails", name, exc_info=True)
+            failed[name] = f"{type(error).__name__}: {first_line(error)}"
+    return verdicts, failed
 
 
 def _line(said: Said) -> str:

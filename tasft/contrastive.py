@@ -24,7 +24,7 @@ from tasft.schema import RunConfig
 
 if TYPE_CHECKING:  # these are slow to import
     from tasft.data.toxic_words import ToxicWord
-    from tasft.generator.protocol import Reply
+    from tasft.generator.protocol import Generated
     from tasft.generator.select import Counts, Written
     from tasft.judge.protocol import Judge
     from tasft.result.rows import ScoreRow
@@ -166,19 +166,19 @@ def _words(config: RunConfig, toxic: Sequence[str]) -> "list[ToxicWord]":
 
 
 def _asked(
-    file: Path, texts: Sequence[str], batch_size: int | None, ask: "Callable[[list[str]], list[Reply]]", title: str
-) -> "dict[str, Reply]":
+    file: Path, texts: Sequence[str], batch_size: int | None, ask: "Callable[[list[str]], list[Generated]]", title: str
+) -> "dict[str, Generated]":
     """The reply to each text: what `file` holds, and for the rest what `ask` says, which goes there.
 
     The batches are the same however much is there already, so that a model on this machine says the same after a kill.
     What a server has failed to say is not kept, and is asked again by the next call; a model on this machine would only
     say the same again.
     """
-    from tasft.generator.protocol import Reply
+    from tasft.generator.protocol import Generated
     from tasft.progress import Progress, quiet
     from tasft.result.rows import append_objects, read_appended
 
-    replies = {str(row["text"]): Reply(row["reply"], row.get("reason")) for row in read_appended(file)}
+    replies = {str(row["text"]): Generated(row["reply"], row.get("reason")) for row in read_appended(file)}
     if batch_size is None:  # has its own memory and its own progress
         batches = [[text for text in texts if text not in replies]]
     else:
@@ -219,7 +219,7 @@ def _without_benchmarks(
     return [each for i, each in enumerate(written) if i not in taken]
 
 
-def _scores(file: Path, judge: "Judge", answers: "Mapping[str, Reply]") -> "dict[str, ScoreRow]":
+def _scores(file: Path, judge: "Judge", answers: "Mapping[str, Generated]") -> "dict[str, ScoreRow]":
     """The judge's score of each answer, by prompt; those that are there are not judged again, unscored ones are."""
     from tasft.evaluate import judging
     from tasft.progress import Progress, quiet

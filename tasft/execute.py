@@ -79,7 +79,7 @@ def execute(
     training; what it raises ends the training, which the next call goes on with from its last checkpoint. Of ranks that
     torchrun or srun has started the first one does it; the others only train.
     """
-    _check_evaluation(run)
+    check_evaluation(run)
     folder, config, group = run.folder, _yaml(run), joined()
     group.meet(run.device.type)
     if not group.first:
@@ -141,7 +141,7 @@ def nothing_left(run: Run) -> bool:
 
     UserError where it would refuse. Answers that a server had a bad day with are left to be judged.
     """
-    _check_evaluation(run)
+    check_evaluation(run)
     if not run.folder.finished:
         return False
     config = _yaml(run)
@@ -183,6 +183,31 @@ def answer(
     return _rows(prompts, answers)
 
 
+def answer_after(
+    run: Run,
+    step: int,
+    model: Any,
+    prompts: Sequence[BenchmarkPrompt],
+    title: str,
+    unfinished: Path,
+    prefix: Sequence[str | Sequence[int]] | None = None,
+) -> list[ResponseRow]:
+    """The answers to `prompts` after `step` (0: the base model's), by evaluate.server or, where there is none, `model`.
+
+    unfinished: the file of batches that are finished, which are not made again after a kill. prefix: as in `generate`.
+    """
+    settings, folder = run.config.evaluate, run.folder
+    if settings.server.base_url is not None:
+        answers = served(
+            settings.server, str(run.config.model.path), None if step == 0 else folder.adapter, run.base.tokenizer,
+            [prompt.text for prompt in prompts], run.format, settings.max_new_tokens, f"answering {title}", prefix,
+        )  # fmt: skip
+        return _rows(prompts, answers)
+    kept = Batches(unfinished, Answer, deciding_answers(run, step))
+    with model.disable_adapter() if step == 0 else nullcontext():
+        return answer(run, model, prompts, title, prefix=prefix, kept=kept)
+
+
 def _rows(prompts: Sequence[BenchmarkPrompt], answers: Sequence[Answer]) -> list[ResponseRow]:
     return [
         ResponseRow(prompt.id, prompt.text, answer.text, answer.truncated, prompt.reference, prompt.category)
@@ -216,25 +241,15 @@ def _during(run: Run) -> list[str]:
 
 def _answer(run: Run, model: Any, name: str, step: int) -> None:
     """Answer the prompts of a benchmark; after a kill only in the batches that were not finished. Step 0: the base."""
-    folder, prompts, settings = run.folder, run.parts.prompts[name], run.config.evaluate
+    folder = run.folder
     folder.drop_scores(name, step)  # they are of other answers
-    decided_by = _deciding_answers(run, step)
     title = name if step == run.step else f"{name} after step {step}"
-    if settings.server.base_url is not None:
-        answers = served(
-            settings.server, str(run.config.model.path), None if step == 0 else folder.adapter, run.base.tokenizer,
-            [prompt.text for prompt in prompts], run.format, settings.max_new_tokens, f"answering {title}",
-        )  # fmt: skip
-        rows = _rows(prompts, answers)
-    else:
-        kept = Batches(folder.unfinished(name, step), Answer, decided_by)
-        with model.disable_adapter() if step == 0 else nullcontext():
-            rows = answer(run, model, prompts, title, kept=kept)
-    folder.write_responses(name, step, rows, decided_by)
+    rows = answer_after(run, step, model, run.parts.prompts[name], title, folder.unfinished(name, step))
+    folder.write_responses(name, step, rows, deciding_answers(run, step))
     run.meter.enter()
 
 
-def _deciding_answers(run: Run, step: int) -> dict[str, Any]:
+def deciding_answers(run: Run, step: int) -> dict[str, Any]:
     """What decides the answers after `step`, besides the prompts: what stands beside them."""
     config, settings = run.config, run.config.evaluate
     decided = {
@@ -294,8 +309,8 @@ def _say_what_is_past(run: Run, reached: int) -> None:
         )  # fmt: skip
 
 
-def _check_evaluation(run: Run) -> None:
-    """UserError for what `evaluate` cannot mean."""
+def check_evaluation(run: Run) -> None:
+    """UserError for what the config's `evaluate` cannot mean."""
     config, settings, server = run.config, run.config.evaluate, run.config.evaluate.server
     unknown = [name for name in settings.during or [] if name not in config.benchmark]
     if unknown:

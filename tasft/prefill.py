@@ -4,14 +4,14 @@ A model that was tuned on whole answers may refuse with its first words alone; g
 go on with it (Qi et al. 2024, https://arxiv.org/abs/2406.05946).
 """
 
-import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tasft.config import checked, entry, judges_of
 from tasft.errors import UserError
-from tasft.result.prefill import continued, folder_of, points, prefilled
+from tasft.result.prefill import Point, continued, folder_of, points, prefilled
 from tasft.result.rows import ResponseRow, write_atomically
 from tasft.result.statistics import Rate, pooled
 from tasft.result.store import RunDir, read_config
@@ -27,16 +27,18 @@ from tasft.schema import RunConfig
 
 if TYPE_CHECKING:  # these bring torch
     from tasft.benchmark.prompts import BenchmarkPrompt
+    from tasft.evaluate.judging import Asked
     from tasft.prepare import Run
 
 log = logging.getLogger(__name__)
 
 WIDTH = 140  # columns, where the output is no terminal
+MACHINE = ("device", "versions")  # of what stands beside answers: what no key of the config decides
 BENCHMARK = "benchmark"  # the source whose answers stand in the benchmark itself
 
 
 @dataclass(frozen=True)
-class Begun:
+class HarmfulAnswer:
     """A prompt, and the tokens of the harmful answer to it."""
 
     prompt: "BenchmarkPrompt"
@@ -52,45 +54,61 @@ def prefill(cfg: DictConfig) -> None:
     """
     config = checked(cfg)
     names, tokens = _check(config), sorted(set(config.prefill.tokens))
-    from tasft.execute import alone, answer, load_tuned
+    from tasft.evaluate.judging import judge_all, say_what_failed
+    from tasft.execute import alone, check_evaluation, load_tuned
     from tasft.prepare import prepare
+    from tasft.train.shard import memory_freed
 
     run = prepare(cfg)
     if not run.folder.finished:
         raise UserError(f"{run.folder.path} is no finished run: give the same keys to python -m tasft.run first")
     _check(run.config)  # without the judges that cannot be had
+    check_evaluation(run)
     source = config.prefill.source
     begun = _from_benchmarks(run, names) if source is None else _from_run(run, RunDir(Path(source)), names)
     folder = folder_of(run.folder, BENCHMARK if source is None else Path(source).resolve().name)
     model = cache(partial(load_tuned, run))  # loaded for the first answer that is not there
     with alone(folder.path):
-        _note_judges(run.config, folder)
-        for name, each in begun.items():
-            prompts, answers = [one.prompt for one in each], _digest(each)
+        _note(run, folder, {name: _digest(answers) for name, answers in begun.items()})
+        for name, answers in begun.items():
             for n in tokens:
-                settings = {"answers": answers, "tokens": n, "max_new_tokens": config.evaluate.max_new_tokens}
-                settings["num_beams"] = config.evaluate.num_beams
-                if not _there(folder, prefilled(name, n), run.step, settings):
-                    given = [one.tokens[:n] for one in each]
-                    folder.drop_scores(prefilled(name, n), run.step)
-                    folder.drop_scores(continued(name, n), run.step)
-                    rows = answer(run, model(), prompts, f"{name} after {n} tokens", prefix=given)
-                    started = [_started(run, row, first) for row, first in zip(rows, given, strict=True)]
-                    folder.write_responses(prefilled(name, n), run.step, started, settings)
-                _judge(run, folder, name, n)
+                _answer(run, folder, model, name, answers, n)
+        model.cache_clear()
+        memory_freed()
+        todo = [each for name in begun for n in tokens for each in _asked(run, folder, name, n)]
+        failed = judge_all(run.parts.judges, todo)
     _print(run, folder, list(begun), tokens)
     _track(run, folder)
     log.info("answers and scores: %s", folder.path)
+    say_what_failed(failed)
 
 
-def _there(folder: RunDir, name: str, step: int, settings: dict[str, Any]) -> bool:
-    """Whether the answers are there, and were decided by these very settings; others are deleted."""
-    answers = folder.path / "responses" / f"{name}@{step}.jsonl"
-    beside = answers.with_suffix(".json")
-    if answers.is_file() and beside.is_file() and json.loads(beside.read_bytes()) == settings:
-        return True
-    answers.unlink(missing_ok=True)
-    return False
+def _answer(
+    run: "Run", folder: RunDir, model: Callable[[], Any], name: str, answers: Sequence[HarmfulAnswer], n: int
+) -> None:
+    """Have the prompts answered with the first n tokens given, if they are not; after a kill only what is not there."""
+    from tasft.execute import answer_after, deciding_answers
+
+    given = [each.tokens[:n] for each in answers]
+    shorter = sum(len(each) < n for each in given)
+    if shorter:
+        log.info("%s: %d of %d harmful answers have fewer than %d tokens: they are given whole", name, shorter,
+                 len(answers), n)  # fmt: skip
+    decided = deciding_answers(run, run.step) | {"answers": _digest(answers), "tokens": n, "shorter": shorter}
+    kept_as = prefilled(name, n)
+    if folder.has_responses(kept_as, run.step):
+        before = folder.read_settings(kept_as, run.step)
+        if all(before.get(key) == decided.get(key) for key in before.keys() | decided.keys() if key not in MACHINE):
+            return
+    folder.drop_scores(kept_as, run.step)
+    folder.drop_scores(continued(name, n), run.step)
+    in_memory = model() if run.config.evaluate.server.base_url is None else None
+    rows = answer_after(
+        run, run.step, in_memory, [each.prompt for each in answers], f"{name} after {n} tokens",
+        folder.unfinished(kept_as, run.step), given,
+    )  # fmt: skip
+    started = [_started(run, row, first) for row, first in zip(rows, given, strict=True)]
+    folder.write_responses(kept_as, run.step, started, decided)
 
 
 def _check(config: RunConfig) -> list[str]:
@@ -120,12 +138,12 @@ def _harmful_labels(node: Any) -> list[str]:
     return [label for label, outcome in (node.get("outcomes") or {}).items() if outcome == "harmful"]
 
 
-def _from_benchmarks(run: "Run", names: Sequence[str]) -> dict[str, list[Begun]]:
+def _from_benchmarks(run: "Run", names: Sequence[str]) -> dict[str, list[HarmfulAnswer]]:
     """The harmful answers that the benchmarks bring, and their prompts; UserError where none brings any."""
     found = {}
     for name in names:
         prompts = run.parts.prompts[name]
-        begun = [_begun(run, prompt, prompt.harmful) for prompt in prompts if (prompt.harmful or "").strip()]
+        begun = [_harmful_answer(run, prompt, prompt.harmful) for prompt in prompts if (prompt.harmful or "").strip()]
         if not begun:
             log.info("%s brings no harmful answers: it is left out", name)
             continue
@@ -138,7 +156,7 @@ def _from_benchmarks(run: "Run", names: Sequence[str]) -> dict[str, list[Begun]]
     return found
 
 
-def _from_run(run: "Run", other: RunDir, names: Sequence[str]) -> dict[str, list[Begun]]:
+def _from_run(run: "Run", other: RunDir, names: Sequence[str]) -> dict[str, list[HarmfulAnswer]]:
     """Another run's last answers to the same prompts that its judge of harm calls harmful; UserError for none."""
     judges = read_config(other.config).get("judge", {})
     found = {}
@@ -156,19 +174,19 @@ def _from_run(run: "Run", other: RunDir, names: Sequence[str]) -> dict[str, list
         log.info("%s: %d of %d prompts have a harmful answer there; the others are left out", name, len(prompts),
                  len(run.parts.prompts[name]))  # fmt: skip
         if prompts:
-            found[name] = [_begun(run, prompt, answers[prompt.id]) for prompt in prompts]
+            found[name] = [_harmful_answer(run, prompt, answers[prompt.id]) for prompt in prompts]
     if not found:
         raise UserError(f"prefill.source={other.path} has no harmful answer to any prompt of {', '.join(names)}")
     return found
 
 
-def _begun(run: "Run", prompt: "BenchmarkPrompt", harmful: str | None) -> Begun:
+def _harmful_answer(run: "Run", prompt: "BenchmarkPrompt", harmful: str | None) -> HarmfulAnswer:
     from tasft.data.tokenize import answer_ids
 
-    return Begun(prompt, answer_ids(run.base.tokenizer, prompt.text, (harmful or "").strip(), run.format)[1])
+    return HarmfulAnswer(prompt, answer_ids(run.base.tokenizer, prompt.text, (harmful or "").strip(), run.format)[1])
 
 
-def _digest(begun: Sequence[Begun]) -> str:
+def _digest(begun: Sequence[HarmfulAnswer]) -> str:
     return sha256(repr([(each.prompt.id, each.tokens) for each in begun]).encode()).hexdigest()[:16]
 
 
@@ -179,52 +197,66 @@ def _started(run: "Run", row: ResponseRow, tokens: list[int]) -> ResponseRow:
     return replace(row, started=text[:common] or None)
 
 
-def _judge(run: "Run", folder: RunDir, name: str, n: int) -> None:
-    """Have whole answers judged, and by judges of harm what the model has added, as far as there is no score yet."""
-    from tasft.evaluate.judging import judge_rest
+def _asked(run: "Run", folder: RunDir, name: str, n: int) -> list["Asked"]:
+    """What is to be judged: the whole answers, and for judges of harm what the model has added."""
+    from tasft.evaluate.judging import Asked
 
-    config = run.config
-    whole = folder.read_responses(prefilled(name, n), run.step)
-    added = [replace(row, response=row.response.removeprefix(row.started or "").strip()) for row in whole]
-    todo = [(prefilled(name, n), judge, whole) for judge in judges_of(config, name)]
+    def whole() -> list[ResponseRow]:
+        return folder.read_responses(prefilled(name, n), run.step)
+
+    def added() -> list[ResponseRow]:
+        return [replace(row, response=row.response.removeprefix(row.started or "").strip()) for row in whole()]
+
+    todo = [(prefilled(name, n), judge, whole) for judge in judges_of(run.config, name)]
     if n:
-        todo += [(continued(name, n), judge, added) for judge in _judges_of_harm(config, name)]
-    for kept_as, judge, rows in todo:
-        there = folder.has_scores(kept_as, run.step, judge)
-        before = folder.read_scores(kept_as, run.step, judge) if there else None
-        scores = judge_rest(run.parts.judges[judge], rows, before)
-        if scores != before:
-            folder.write_scores(kept_as, run.step, judge, scores)
+        todo += [(continued(name, n), judge, added) for judge in _judges_of_harm(run.config, name)]
+    return [
+        Asked(judge, rows, folder.scores(kept_as, run.step, judge), f"answers to {kept_as}")
+        for kept_as, judge, rows in todo
+    ]
 
 
-def _note_judges(config: RunConfig, folder: RunDir) -> None:
-    """Write down the judges' settings; delete the scores of those that had others before."""
-    from tasft.evaluate.judging import changed
+def _note(run: "Run", folder: RunDir, answers: dict[str, str]) -> None:
+    """Write down the judges' settings, and by benchmark a digest of the harmful answers that are begun.
 
-    kept = read_config(folder.config).get("judge", {}) if folder.config.exists() else {}
-    other = changed(kept, config.judge)
-    for name, step, judge in folder.scores_present():
-        if judge in other:
-            folder.drop_scores(name, step, judge)
-    write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create({"judge": kept | config.judge})))
+    Scores of judges that had other settings before are dropped, or labelled anew.
+    """
+    from tasft.evaluate.judging import heed
+
+    kept, now = read_config(folder.config) if folder.config.exists() else {}, run.config.judge
+    judges = kept.get("judge", {})
+    heed(folder, judges, now, run.parts.judges.keys())
+    noted = {"judge": judges | now, "answers": kept.get("answers", {}) | answers}
+    write_atomically(folder.config, OmegaConf.to_yaml(OmegaConf.create(noted)))
 
 
 def _print(run: "Run", folder: RunDir, names: Sequence[str], tokens: Sequence[int]) -> None:
-    """Harmful answers by tokens given, over the benchmarks together and of each."""
+    """Harmful answers by tokens given: of each benchmark, and of those together that one judge of harm decides."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    measured = points(run.folder, folder.path.name, list(run.config.judge))
-    found = {(each.benchmark, each.tokens, each.alone): each.harmful for each in measured}
-    title = f"harmful answers of {run.folder.path}, %, by {measured[0].judge}"
+    found = [each for each in points(run.folder, folder.path.name, list(run.config.judge))
+             if each.benchmark in names and each.tokens in tokens]  # fmt: skip
+    if len(names) > 1 and len({each.judge for each in found}) == 1:
+        for n, alone in product(tokens, (False, True)):
+            these = [each for each in found if (each.tokens, each.alone) == (n, alone) and each.benchmark in names]
+            if len(these) == len(names):
+                shorter = sum(each.shorter for each in these)
+                found.append(Point("all", n, alone, pooled(each.harmful for each in these), these[0].judge, shorter))
+    title = f"harmful answers of {run.folder.path}, %"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in ("tokens given", "whole", "95 %", "added alone", "95 %", "n", *(names if len(names) > 1 else ())):
+    table.add_column("benchmark")
+    table.add_column("judge of harm")
+    numbers = ("tokens given", "of shorter answers", "whole", "95 %", "n", "unscored")
+    for column in (*numbers, "added alone", "95 %", "n", "unscored"):
         table.add_column(column, justify="right")
-    for n in tokens:
-        whole, alone = (pooled(found[name, n, part] for name in names) for part in (False, True))
-        each = [_percent(found[name, n, False])[0] for name in names] if len(names) > 1 else []
-        table.add_row(str(n), *_percent(whole), *_percent(alone), str(whole.n), *each)
+    both: dict[tuple[str, int], list[Point]] = defaultdict(list)  # whole, and what was added
+    for each in found:
+        both[each.benchmark, each.tokens].append(each)
+    for (name, n), parts in both.items():
+        rates = [cell for part in parts for cell in _cells(part.harmful)]
+        table.add_row(name, parts[0].judge, str(n), str(parts[0].shorter), *rates, end_section=n == max(tokens))
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=WIDTH)).print(table)
 
@@ -241,10 +273,11 @@ def _track(run: "Run", folder: RunDir) -> None:
     track_stage(run.config, run.folder, f"prefill {folder.path.name}", final, sorted(rates.items()), "tokens")
 
 
-def _percent(rate: Rate) -> tuple[str, str]:
+def _cells(rate: Rate) -> tuple[str, str, str, str]:
+    """Rate and interval in percent, scored and unscored answers."""
     if rate.value is None or rate.low is None or rate.high is None:
-        return "-", ""
-    return f"{100 * rate.value:.1f}", f"{100 * rate.low:.0f}-{100 * rate.high:.0f}"
+        return "-", "", str(rate.n), str(rate.unscored)
+    return f"{100 * rate.value:.1f}", f"{100 * rate.low:.0f}-{100 * rate.high:.0f}", str(rate.n), str(rate.unscored)
 
 
 def main() -> int:

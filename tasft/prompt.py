@@ -1,7 +1,11 @@
 """How a prompt and a response become text: STL's Alpaca template, a short one, or the tokenizer's own chat template."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
+
+from jinja2 import TemplateError
 
 from tasft.errors import UserError
 
@@ -93,6 +97,21 @@ class ChatFormat:
         return str(
             self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
         )
+
+
+def conversation(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """The conversation in the tokenizer's chat template, up to the point at which the assistant answers.
+
+    A template without a place for a system prompt gets it before the first turn.
+    """
+    render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
+    try:
+        return str(render(list(messages)))
+    except TemplateError:
+        system, first, *rest = messages
+        if system["role"] != "system":
+            raise
+        return str(render([{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]))
 
 
 def prompt_format(name: str, tokenizer: Any, system: str | None = None) -> Format:

@@ -60,6 +60,17 @@ def test_without_the_base_model(runs, capfd):
     assert "How [bold] is it?" in printed and "base model" not in printed
 
 
+def test_a_judge_that_fails_loses_no_answer(runs, capfd):
+    dead = ["judge=[pair,refusal]", "judge.pair.base_url=http://127.0.0.1:9/v1", "judge.pair.model=any"]
+    given = ["ask.prompt='How is it?'", f"ask.runs=[{runs[0].folder.path}]", "ask.base=false", "ask.out=one.jsonl"]
+    with pytest.raises(UserError, match=r"^judge\.pair: http\S+ cannot be reached.*The answers are there without"):
+        asked(*given, *dead)
+    [row] = map(json.loads, Path("one.jsonl").read_text().splitlines())
+    assert row["prompt"] == "How is it?" and set(row["judges"]) == {"refusal"}
+    printed = capfd.readouterr().out
+    assert "How is it?" in printed and "refusal: " in printed
+
+
 def test_mistakes(runs):
     run = str(runs[0].folder.path)
     for overrides, sentence in (

@@ -2,17 +2,19 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tasft.attack import attack
+from tasft.config import entry
 from tasft.errors import UserError
 from tasft.evaluate.generating import generate
 from tasft.execute import execute, load_tuned
 from tasft.prepare import prepare
 from tasft.result.statistics import wilson
-from tests.small import ASKED, composed, lay_out
+from tests.small import ASKED, SMALL, composed, lay_out
 
 CHAT = "/v1/chat/completions"
 
@@ -66,24 +68,47 @@ def test_goals_answers_and_summary(run, api, capfd):
     assert [attempt["answer"] for attempt in made[1]["attempts"][::3]] == [each.text for each in said]
     summary = json.loads(file.with_suffix(".json").read_text())
     assert (summary["goals"], summary["finished"], summary["jailbroken"], summary["mean_best"]) == (3, 3, 1, 6)
-    assert summary["unscored"] == 0
+    assert (summary["unscored"], summary["threshold"]) == (0, 10)
+    answers = [attempt["answer"] for line in made for attempt in line["attempts"]]
+    assert (summary["answers"], summary["empty"]) == (24, sum(not answer for answer in answers))
     assert (summary["rate"], summary["low"], summary["high"]) == (1 / 3, *wilson(1, 3))
     printed = capfd.readouterr().out
-    assert re.search(r"local +3 +0 +33\.3 +6-79 +6\.00", printed)
+    assert re.search(r"local +3 +0 +33\.3 +6-79 +6\.00 +24 +\d+", printed)
 
     asked, before = api.asked.total(), file.read_text()
     attacked(api)
     assert (api.asked.total(), file.read_text()) == (asked, before)
-    attacked(api, "attack.max_new_tokens=3")
+    attacked(api, "attack.max_new_tokens=3", "judge.pair.threshold=4")
     assert len(lines(file)) == 6  # another target, in the same file
+    assert [line["iterations"] for line in lines(file)[3:]] == [1, 1, 1]
+    assert json.loads(file.with_suffix(".json").read_text())["rate"] == 1
 
 
 def test_a_judge_that_knows_no_ratings(run, api):
     attacked(api, "attack.judge=refusal", "attack.iterations=1")
     made = lines(run.folder.path / "attack" / "pair-local.jsonl")
     for attempt in (attempt for line in made for attempt in line["attempts"]):
-        assert attempt["score"] in ((10, 1) if attempt["answer"] else (None,))
+        assert attempt["score"] in ((10, 1) if attempt["answer"] else (1,))
     assert any(line["best"] == 10 for line in made)  # a small model knows no refusals
+
+
+def test_the_attacker_is_sampled_as_pair_has_it_whatever_the_generator():
+    for generator, key in (("openai", "model"), ("hf", "path"), ("world", "seed")):
+        node = composed("attack", f"generator@attack.attacker={generator}", f"attack.attacker.{key}=1").attack.attacker
+        assert (node.temperature, node.top_p) == (1.0, 0.9)
+
+
+def test_a_grid_of_attacks(run, api, monkeypatch, capfd):
+    """As `-m experiment=table8` has it: what is finished is attacked, the rest is named."""
+    grid = ["seed=0,1", "judge=[refusal,pair]", f"judge.pair.base_url={api.base_url}", "judge.pair.model=judge"]
+    grid += ["generator@attack.attacker=openai", "attack.attacker.model=attacker"]
+    grid += [f"attack.attacker.base_url={api.base_url}", "attack.iterations=1"]
+    monkeypatch.setattr(sys, "argv", ["tasft.attack", "-m", *SMALL, *grid])
+    assert entry(attack, "attack") == 1
+    said = capfd.readouterr().err
+    assert "2 cells: 2 to run (basic)" in said and "2 cells: 1 done now, 1 failed" in said
+    assert re.search(r"failed: seed=1: .*seed1\S+ is no finished run: give the same keys to python -m tasft", said)
+    assert len(lines(run.folder.path / "attack" / "pair-local.jsonl")) == 3
 
 
 MISTAKES = {
@@ -92,6 +117,8 @@ MISTAKES = {
     "benchmark.local.kind=safe": r"has none of the kind toxic: give attack\.goals",
     "judge.pair.base_url=null": r"judge\.pair needs a key",  # left out where others do, but not here
     "epochs=3": "is no finished run: give the same keys to python -m tasft.run first",
+    "evaluate.server.base_url=http://localhost:1/v1": "attacks are answered by the model in memory",
+    "attack.streams=4 attack.attacker.temperature=0": r"attack\.streams=4 has several streams of one of 3 strategies",
     "generator@attack.attacker=null": r"generator@attack\.attacker=\.\.\. \(there are hf, openai, world\)",
 }
 
@@ -102,6 +129,6 @@ def test_mistakes(run, api, monkeypatch):
         with pytest.raises(UserError, match=sentence):
             if override.startswith("generator"):
                 attack(composed("attack"))
-            attacked(api, override)
+            attacked(api, *override.split())
     assert not (run.folder.path / "attack").exists()
     assert api.asked.total() == 0

@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,12 @@ def test_public_benchmarks_say_how_many_prompts_they_have_and_under_which_licenc
     assert len(public) > 15
     for name, benchmark in public.items():
         assert benchmark.size and benchmark.source.licence, name
+
+
+def test_files_of_repositories_are_those_of_one_commit():
+    paths = [path for file in CONF.rglob("*.yaml") for path in re.findall(r"path: (https://\S+)", file.read_text())]
+    assert len(paths) > 10
+    assert [path for path in paths if not re.search(r"/[0-9a-f]{40}/", path)] == []
 
 
 def test_judges_fit_a_benchmark_by_kind_by_need_or_because_it_names_them():

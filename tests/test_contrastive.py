@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tasft.config import CONF, register
 from tasft.contrastive import _asked, contrastive
 from tasft.errors import UserError
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.generator.world import World
 from tasft.model.scratch import train_tokenizer
 from tasft.world.label import label_of
@@ -123,7 +123,9 @@ def test_what_the_judge_says_decides(monkeypatch):
     monkeypatch.setattr(World, "answer", lambda self, prompts: [reply(i) for i, _ in enumerate(prompts)])
 
     def reply(i):
-        return [Reply("I cannot help with that."), Reply("Sure."), Reply(""), Reply(None, "gone")][i % 4]
+        return [Generated("I cannot help with that."), Generated("Sure."), Generated(""), Generated(None, "gone")][
+            i % 4
+        ]
 
     pairs = run("contrastive.judges=[refusal]")
     asked = report()["prompts"]["kept"]
@@ -140,11 +142,11 @@ def test_only_a_server_is_asked_again_what_it_did_not_say(tmp_path, batch_size, 
 
     def ask(batch):
         asked.append(batch)
-        return [Reply("yes") if len(text) < 5 else Reply(None, "no room") for text in batch]
+        return [Generated("yes") if len(text) < 5 else Generated(None, "no room") for text in batch]
 
     for _ in range(2):
         said = _asked(tmp_path / "said.jsonl", ["a", "too long", "b"], batch_size, ask, "asking")
-        assert said == {"a": Reply("yes"), "too long": Reply(None, "no room"), "b": Reply("yes")}
+        assert said == {"a": Generated("yes"), "too long": Generated(None, "no room"), "b": Generated("yes")}
     first = [["a", "too long", "b"]] if batch_size is None else [["a", "too long"], ["b"]]
     assert asked == first + again
 

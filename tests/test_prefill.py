@@ -1,6 +1,7 @@
 """Answers that were begun for a small model: real runs."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from tasft.data.tokenize import answer_ids
 from tasft.errors import UserError
+from tasft.evaluate import generating
 from tasft.execute import execute, load_tuned
 from tasft.prefill import prefill
 from tasft.prepare import prepare
@@ -67,7 +69,11 @@ def test_the_model_goes_on_where_the_given_tokens_end(run):
             assert asked["harmful"].startswith(row.started)
 
 
-def test_an_answer_that_is_shorter_is_given_whole(run):
+def test_an_answer_that_is_shorter_is_given_whole_and_counted(run):
+    lengths = [len(answer_ids(run.base.tokenizer, e["ask"], e["harmful"], run.format)[1]) for e in ASKED]
+    shorter = {n: sum(length < n for length in lengths) for n in NS}
+    assert shorter[0] == 0 and shorter[40] == 3
+    assert {each.tokens: each.shorter for each in points(run.folder, "benchmark") if each.tokens in NS} == shorter
     for row, asked in zip(answers(run, 40), ASKED, strict=True):
         assert row.started == asked["harmful"]
         assert row.response.startswith(asked["harmful"])
@@ -88,6 +94,13 @@ def test_rates_are_of_the_whole_and_of_what_was_added(run):
             assert (rate.n, rate.unscored) == (len(scored), len(scores) - len(scored))
 
 
+def test_beside_the_answers_stands_what_decided_them(run):
+    beside = folder_of(run).read_settings("local-40", run.step)
+    own = run.folder.read_settings("local", run.step)
+    assert own and {key: beside[key] for key in own} == own  # template, dtype, batch size, versions
+    assert (beside["tokens"], beside["shorter"]) == (40, 3)
+
+
 def test_no_table_of_the_run_knows_of_it(run):
     assert {row.benchmark for row in read_table(Path("outputs")).rows} == {"local", "pooled"}
     assert [name for name, _ in run.folder.responses_present()] == ["local"]
@@ -106,16 +119,80 @@ def test_again_makes_what_is_not_there(run):
     assert all(after[f] == files[f] for f in files)
 
 
+def test_stopped_in_the_middle_no_batch_is_made_twice(run, monkeypatch):
+    made, real = [], generating._batch
+
+    def stopping(*arguments):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(0)
+        return real(*arguments)
+
+    monkeypatch.setattr(generating, "_batch", stopping)
+    asking = ("prefill", "prefill.tokens=[5]", "evaluate.batch_size=1")
+    with pytest.raises(KeyboardInterrupt):
+        prefill(composed(*asking))
+    assert not folder_of(run).has_responses("local-5", run.step)
+    made.clear()
+    monkeypatch.setattr(generating, "_batch", lambda *arguments: made.append(0) or real(*arguments))
+    prefill(composed(*asking))
+    assert len(made) == 1 and len(answers(run, 5)) == 3
+    assert not folder_of(run).unfinished("local-5", run.step).exists()
+
+
+TWO = ["benchmark=[local,tiny_dev_seen]", "judge=[refusal,oracle]", "benchmark.local.judges=[refusal]"]
+
+
+def test_benchmarks_may_have_different_judges_of_harm(run, capfd):
+    prefill(composed("prefill", "prefill.tokens=[0,40]", *TWO, "benchmark.tiny_dev_seen.judges=[oracle]"))
+    judges = {each.benchmark: each.judge for each in points(run.folder, "benchmark", ["refusal", "oracle"])}
+    assert judges == {"local": "refusal", "tiny_dev_seen": "oracle"}
+    assert re.findall(r"^ *(\w+) +(\w+) +(\d+) +(\d+) +[\d.-]+", capfd.readouterr().out, re.MULTILINE) == [
+        ("local", "refusal", "0", "0"), ("local", "refusal", "40", "3"),
+        ("tiny_dev_seen", "oracle", "0", "0"), ("tiny_dev_seen", "oracle", "40", "0"),
+    ]  # fmt: skip
+
+
+def test_one_judge_of_harm_of_two_benchmarks_says_it_of_both_together(run, capfd):
+    prefill(composed("prefill", "prefill.tokens=[0]", *TWO))
+    printed = capfd.readouterr().out
+    assert re.findall(r"^ *(\w+) +refusal +0 +0 ", printed, re.MULTILINE) == ["local", "tiny_dev_seen", "all"]
+    found = [each.harmful for each in points(run.folder, "benchmark") if each.tokens == 0 and not each.alone]
+    assert re.search(rf"all .* {sum(each.n for each in found)} +{sum(each.unscored for each in found)}  ", printed)
+
+
+def test_a_judge_that_fails_stops_no_other(run, capfd):
+    dead = ["judge=[pair,refusal]", "judge.pair.base_url=http://127.0.0.1:9/v1", "judge.pair.model=any"]
+    with pytest.raises(
+        UserError, match=r"^judge\.pair: http\S+ cannot be reached.*All else is done, and the same comm"
+    ):
+        prefill(composed("prefill", "prefill.tokens=[0,4]", *dead))
+    assert len(answers(run, 4)) == 3 and folder_of(run).has_scores("local-4-continued", run.step, "refusal")
+    assert re.search(r"local +refusal +4 ", capfd.readouterr().out)
+
+
 def test_other_answers_are_begun_afresh(run):
     before, asked = answers(run, 3), Path("ask.json").read_text()
     try:
         Path("ask.json").write_text(json.dumps([{**each, "harmful": "Run and hide."} for each in ASKED]))
         prefill(composed("prefill", "prefill.tokens=[3]"))
         assert all("Run and hide.".startswith(row.started) for row in answers(run, 3))
+        # nothing of the others stands beside them, though it is kept
+        assert {each.tokens for each in points(run.folder, "benchmark") if each.benchmark == "local"} == {3}
+        assert folder_of(run).has_responses("local-40", run.step)
     finally:
         Path("ask.json").write_text(asked)
     prefill(composed("prefill", "prefill.tokens=[3]"))
     assert answers(run, 3) == before
+    assert {0, 3, 40} <= {each.tokens for each in points(run.folder, "benchmark") if each.benchmark == "local"}
+
+
+def test_a_changed_setting_makes_answers_afresh(run, monkeypatch):
+    made, real = [], generating._batch
+    monkeypatch.setattr(generating, "_batch", lambda *arguments: made.append(0) or real(*arguments))
+    for batch_size in (2, 2, 3):
+        prefill(composed("prefill", "prefill.tokens=[7]", f"evaluate.batch_size={batch_size}"))
+    assert len(made) == 2 + 0 + 1
 
 
 def test_answers_of_another_run_are_those_that_are_harmful_there(run):
@@ -160,3 +237,31 @@ def test_mistakes(run, overrides, sentence, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match=sentence):
         prefill(composed("prefill", *overrides))
+
+
+@torch.no_grad()
+def test_a_server_answers_as_the_model_in_memory_does(run, api, monkeypatch):
+    tuned, tokenizer = load_tuned(run), run.base.tokenizer
+    base = run.base.load(run.device).eval()
+
+    def complete(request):
+        ids, new = request["prompt"], []
+        model = tuned if request["model"] == "tuned" else base
+        while len(new) < request["max_tokens"]:
+            new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+            if new[-1] == tokenizer.eos_token_id:
+                break
+        finish = "stop" if new[-1] == tokenizer.eos_token_id else "length"
+        text = tokenizer.decode(new, skip_special_tokens=True)
+        return {"id": "1", "model": "m", "choices": [{"index": 0, "text": text, "finish_reason": finish}]}
+
+    api.answers["/v1/completions"] = complete
+    models = [{"id": "tuned", "root": str(run.folder.adapter.absolute())}, {"id": "model", "root": "model"}]
+    api.answers["/v1/models"] = lambda request: {"object": "list", "data": models}
+    prefill(composed("prefill", "prefill.tokens=[6]"))
+    want = answers(run, 6)
+    monkeypatch.setattr("tasft.execute.load_tuned", lambda run: pytest.fail("no model is needed"))
+    server = [f"evaluate.server.base_url={api.base_url}", "evaluate.server.model=tuned"]
+    prefill(composed("prefill", "prefill.tokens=[6]", *server))
+    assert answers(run, 6) == want
+    assert folder_of(run).read_settings("local-6", run.step)["server"]["base_url"] == api.base_url

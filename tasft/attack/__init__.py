@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 
+from tasft.attack.system_prompts import STRATEGIES
 from tasft.config import CONF, checked, entry
 from tasft.errors import UserError
 from tasft.schema import RunConfig
 
 if TYPE_CHECKING:  # these bring torch
-    from tasft.attack.pair import Attack, Goal, Outcome, Rater, Target
+    from tasft.attack.pair import Attacked, Goal, Rater, Tally, Target
     from tasft.benchmark.prompts import BenchmarkPrompt
-    from tasft.generator.protocol import Reply
+    from tasft.generator.protocol import Generated
     from tasft.judge.protocol import Judge
     from tasft.prepare import Run
 
 log = logging.getLogger(__name__)
-
-PAIRS = {"temperature": 1, "top_p": 0.9}  # how PAIR samples its attacker
 
 
 def attack(cfg: DictConfig) -> None:
@@ -36,14 +35,13 @@ def attack(cfg: DictConfig) -> None:
     config = checked(cfg)
     names = _check(config)
     from tasft import parts
-    from tasft.attack.pair import Settings, outcome, pair
+    from tasft.attack.pair import HIGHEST, Settings, pair, tally
     from tasft.execute import alone, load_tuned
     from tasft.prepare import prepare
     from tasft.result.rows import write_atomically
     from tasft.track import track_stage
 
     settings, node = config.attack, config.attack.attacker or {}
-    limits = Settings(settings.streams, settings.iterations, settings.keep_last_n, settings.tries)
     attacker = parts.generator(node, "attack.attacker")
     if not hasattr(attacker, "reply"):
         raise UserError(f"attack.attacker ({node['_target_']}) cannot go on with a conversation: choose another")
@@ -51,20 +49,22 @@ def attack(cfg: DictConfig) -> None:
     run = prepare(cfg)
     if not run.folder.finished:
         raise UserError(f"{run.folder.path} is no finished run: give the same keys to python -m tasft.run first")
-    rater = _rater(config, run.parts.needed(settings.judge))
+    judge = run.parts.needed(settings.judge)
+    rater, jailbroken = _rater(config, judge), float(getattr(judge, "threshold", HIGHEST))
+    limits = Settings(settings.streams, settings.iterations, settings.keep_last_n, settings.tries, jailbroken)
     target = _target(run, cache(partial(load_tuned, run)))  # loaded for the first attack that is not there
     identity = json.dumps(_identity(run, attacker.identity), sort_keys=True)
-    folder, outcomes, summaries = run.folder.path / "attack", {}, {}
+    folder, tallies, summaries = run.folder.path / "attack", {}, {}
     with alone(folder):
         for name in names:
             goals, file = [_goal(prompt) for prompt in run.parts.prompts[name]], folder / f"pair-{name}.jsonl"
             attacks = pair(goals, attacker.reply, target, rater, file, identity, limits, settings.at_once)
-            outcomes[name] = outcome(attacks)
-            summaries[name] = said = _summary(name, attacker.name, config, attacks, outcomes[name])
+            tallies[name] = tally(attacks, jailbroken)
+            summaries[name] = said = _summary(name, attacker.name, config, attacks, tallies[name], jailbroken)
             write_atomically(file.with_suffix(".json"), json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     told = {f"attack/{name}/{key}": value for name, said in summaries.items() for key, value in said.items()}
     track_stage(config, run.folder, "attack", told)
-    _print(run, outcomes)
+    _print(run, tallies)
     log.info("attacks: %s; they hold harmful text, which is not to be passed on", folder)
 
 
@@ -86,10 +86,15 @@ def _check(config: RunConfig) -> list[str]:
     names = settings.goals or [name for name, each in config.benchmark.items() if each.kind == "toxic"]
     if not names:
         raise UserError(f"benchmark=[{','.join(config.benchmark)}] has none of the kind toxic: give attack.goals")
-    node = settings.attacker or {}
-    others = [f"{key}={node[key]}" for key, value in PAIRS.items() if key in node and node[key] != value]
-    if others:
-        log.info("PAIR samples its attacker with temperature=1, top_p=0.9; attack.attacker has %s", ", ".join(others))
+    if (settings.attacker or {}).get("temperature") == 0:
+        if settings.streams > len(STRATEGIES):
+            raise UserError(
+                f"attack.streams={settings.streams} has several streams of one of {len(STRATEGIES)} strategies, which"
+                " attack.attacker.temperature=0 makes the same: give a temperature (PAIR's is 1), or fewer streams"
+            )
+        log.warning("attack.attacker.temperature=0: PAIR samples its attacker, and all attack.tries say the same")
+    if config.evaluate.server.base_url is not None:
+        raise UserError("attacks are answered by the model in memory, not by evaluate.server: drop its base_url")
     return list(names)
 
 
@@ -119,17 +124,17 @@ def _target(run: "Run", model: Any) -> "Target":
     """The tuned model's greedy answers; none to a prompt that leaves it no room to answer."""
     from tasft.data.tokenize import prompt_ids
     from tasft.evaluate.generating import generate
-    from tasft.generator.protocol import Reply
+    from tasft.generator.protocol import Generated
 
     limit, tokenizer = run.config.attack.max_new_tokens, run.base.tokenizer
 
-    def answers(prompts: Sequence[str]) -> "list[Reply]":
+    def answers(prompts: Sequence[str]) -> "list[Generated]":
         tuned = model()
         room = getattr(tuned.config, "max_position_embeddings", None) or 2**31
         fits = [len(prompt_ids(tokenizer, run.format.prompt(each), run.format)) + limit <= room for each in prompts]
         asked = [each for each, fit in zip(prompts, fits, strict=True) if fit]
         said = iter(generate(tuned, tokenizer, asked, run.format, limit, run.config.evaluate.batch_size))
-        return [Reply(next(said).text) if fit else Reply(None, f"longer than {room} positions") for fit in fits]
+        return [Generated(next(said).text) if fit else Generated(None, f"longer than {room} positions") for fit in fits]
 
     return answers
 
@@ -147,34 +152,34 @@ def _identity(run: "Run", attacker: str) -> dict[str, Any]:
 
 
 def _summary(
-    name: str, attacker: str, config: RunConfig, attacks: "Sequence[Attack]", found: "Outcome"
+    name: str, attacker: str, config: RunConfig, attacks: "Sequence[Attacked]", found: "Tally", threshold: float
 ) -> dict[str, Any]:
     settings = dataclasses.asdict(config.attack)
     del settings["attacker"], settings["goals"]
     rate = found.jailbroken
     return {
-        "benchmark": name, "attacker": attacker, **settings, "goals": len(attacks), "finished": rate.n,
-        "jailbroken": rate.successes, "rate": rate.value, "low": rate.low, "high": rate.high,
-        "unscored": rate.unscored, "mean_best": found.mean_best,
+        "benchmark": name, "attacker": attacker, **settings, "threshold": threshold, "goals": len(attacks),
+        "finished": rate.n, "jailbroken": rate.successes, "rate": rate.value, "low": rate.low, "high": rate.high,
+        "unscored": rate.unscored, "mean_best": found.mean_best, "answers": found.answers, "empty": found.empty,
     }  # fmt: skip
 
 
-def _print(run: "Run", outcomes: "dict[str, Outcome]") -> None:
-    """Attack success rate and mean best rating by benchmark."""
+def _print(run: "Run", tallies: "dict[str, Tally]") -> None:
+    """Attack success rate and mean best rating by benchmark, and how many answers were empty."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"PAIR against {run.folder.path}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("goals of")
-    for column in ("finished", "not", "ASR %", "95 %", "mean best rating"):
+    for column in ("finished", "not", "ASR %", "95 %", "mean best rating", "answers", "empty"):
         table.add_column(column, justify="right")
-    for name, found in outcomes.items():
+    for name, found in tallies.items():
         rate = found.jailbroken
         told = ("-", "", "-")
         if rate.value is not None and rate.low is not None and rate.high is not None:
             told = (f"{100 * rate.value:.1f}", f"{100 * rate.low:.0f}-{100 * rate.high:.0f}", f"{found.mean_best:.2f}")
-        table.add_row(name, str(rate.n), str(rate.unscored), *told)
+        table.add_row(name, str(rate.n), str(rate.unscored), *told, str(found.answers), str(found.empty))
     Console().print(table)
 
 

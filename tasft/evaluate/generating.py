@@ -1,11 +1,19 @@
-"""Prompts -> answers: greedy or by beams, in batches of like lengths."""
+"""Prompts -> answers: greedy, by beams or drawn, in batches of like lengths."""
 
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tasft.data.tokenize import answer_ids, prompt_ids
@@ -22,6 +30,15 @@ class Answer:
 
     text: str
     truncated: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Words are drawn: those of each prompt by its own seed, whatever prompts are beside it."""
+
+    temperature: float
+    top_p: float  # of the likeliest words, as many as have this probability together
+    seeds: Sequence[str]  # one for each prompt
 
 
 @dataclass(frozen=True)
@@ -49,14 +66,17 @@ def generate(
     options: Mapping[str, Any] | None = None,
     prefix: Sequence[str | Sequence[int]] | None = None,
     kept: Batches[Answer] | None = None,
+    sampling: Sampling | None = None,
+    end: str = "",
 ) -> list[Answer]:
-    """One answer for each prompt, in the prompts' order.
+    """One answer for each prompt, in the prompts' order: the likeliest words, or what `sampling` draws.
 
-    options: of model.generate, instead of greedy: {"num_beams": 4}, or {"do_sample": True, "temperature": 1.0}.
+    options: of model.generate, instead of greedy: {"num_beams": 4}.
     prefix: for each prompt how its answer is made to begin, as text or as tokens (of `answer_ids`, for the first n of
     a given answer), nothing where empty; the text has the token boundaries of a training row, and no white space at
     its ends. An answer holds its beginning, which does not count in `max_new_tokens`.
     kept: where finished batches go; those that are there are not made again. The same prompts make the same batches.
+    end: an answer is over with the first token that holds this text.
 
     Padded on the left, longest prompts first, so that a batch that is too large fails at once. The model's modules are
     afterwards in the mode that they were in.
@@ -65,6 +85,7 @@ def generate(
     order = sorted(range(len(begun)), key=lambda i: -len(begun[i].ids))
     options = GREEDY | dict(options or {})
     answers: list[Answer] = [Answer("", False)] * len(begun)
+    ends = {token for text, token in tokenizer.get_vocab().items() if end in text} if end else set()
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -72,10 +93,12 @@ def generate(
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 batch = [begun[i] for i in chosen]
-                deciding = [max_new_tokens, options, [[each.prompt, each.answer] for each in batch]]
+                drawn = None if sampling is None else replace(sampling, seeds=[sampling.seeds[i] for i in chosen])
+                words = [[each.prompt, each.answer] for each in batch]
+                deciding = [max_new_tokens, options, words, end, None if drawn is None else asdict(drawn)]
                 made = kept.get(*deciding) if kept is not None else None
                 if made is None:
-                    made = _batch(model, tokenizer, batch, max_new_tokens, options)
+                    made = _batch(model, tokenizer, batch, max_new_tokens, options, drawn, ends)
                     if kept is not None:
                         kept.add(made, *deciding)
                 for i, answer in zip(chosen, made, strict=True):
@@ -105,22 +128,30 @@ def begin(
 
 
 def _batch(
-    model: Any, tokenizer: Any, batch: Sequence[Begun], max_new_tokens: int, options: Mapping[str, Any]
+    model: Any,
+    tokenizer: Any,
+    batch: Sequence[Begun],
+    max_new_tokens: int,
+    options: Mapping[str, Any],
+    sampling: Sampling | None,
+    ends: set[int],
 ) -> list[Answer]:
-    """The answers of one batch, the longest first.
+    """The answers of one batch, the longest first; `ends` are tokens that an answer ends with.
 
     Answers end at different lengths: once half of the rows have ended, the others go on without them. Beams do not.
     """
     eos = model.generation_config.eos_token_id
-    stops = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+    stops = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos]), *ends} - {None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(len(each.ids) for each in batch)
     padding = [width - len(each.ids) for each in batch]
     ids = torch.tensor([[pad] * n + each.ids for n, each in zip(padding, batch, strict=True)], device=model.device)
     mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=model.device)
     said: list[list[int]] = [[] for _ in batch]
+    numbers = [random.Random(seed) for seed in sampling.seeds] if sampling is not None else []
     rows, cache = list(range(len(batch))), None
     while rows:
+        drawing = [] if sampling is None else [_Drawing(sampling, [numbers[row] for row in rows])]
         several = len(rows) > 1 and options["num_beams"] == 1
         out = model.generate(
             input_ids=ids,
@@ -132,12 +163,13 @@ def _batch(
             eos_token_id=sorted(stops),
             pad_token_id=pad,
             stopping_criteria=StoppingCriteriaList([_HalfEnded(stops)] if several else []),
+            logits_processor=LogitsProcessorList(drawing),
             return_dict_in_generate=True,
         )
         new = out.sequences[:, width:].tolist()
         for row, tokens in zip(rows, new, strict=True):
-            said[row] = _until(tokens, stops)
-        left = [i for i, row in enumerate(rows) if len(said[row]) == len(new[i]) < max_new_tokens]
+            said[row] = _until(tokens, stops, ends)
+        left = [i for i, tokens in enumerate(new) if len(tokens) < max_new_tokens and stops.isdisjoint(tokens)]
         if not several or not left:
             break
         rows, cache = [rows[i] for i in left], _only(getattr(out, "past_key_values", None), left)
@@ -148,6 +180,22 @@ def _batch(
         for each, tokens in zip(batch, said, strict=True)
     ]
     return [Answer(text.strip(), len(tokens) == max_new_tokens) for text, tokens in zip(texts, said, strict=True)]
+
+
+class _Drawing(LogitsProcessor):
+    """Leaves each row the one token that the next of its own random numbers chooses."""
+
+    def __init__(self, sampling: Sampling, numbers: Sequence[random.Random]) -> None:
+        self.sampling, self.numbers = sampling, numbers
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        shares, tokens = (scores.double() / self.sampling.temperature).softmax(-1).sort(stable=True, descending=True)
+        likelier = shares.cumsum(-1) - shares  # (rows, vocabulary), the probability of those before each token
+        shares = shares.masked_fill(likelier >= self.sampling.top_p, 0)
+        drawn = torch.tensor([[each.random()] for each in self.numbers], dtype=shares.dtype, device=scores.device)
+        place = (shares.cumsum(-1) <= drawn * shares.sum(-1, keepdim=True)).sum(-1, keepdim=True)
+        place = torch.minimum(place, (shares > 0).sum(-1, keepdim=True) - 1)  # rounding must not pass the last one
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens.gather(-1, place), 0.0)
 
 
 class _HalfEnded(StoppingCriteria):
@@ -173,6 +221,6 @@ def _only(cache: Any, rows: list[int]) -> Any:
     return cache
 
 
-def _until(tokens: list[int], stops: set[int]) -> list[int]:
-    """The tokens before the first stop: padding may be a stop token too."""
-    return next((tokens[:i] for i, token in enumerate(tokens) if token in stops), tokens)
+def _until(tokens: list[int], stops: set[int], ends: set[int]) -> list[int]:
+    """The tokens before the first stop, and with it if it is one of `ends`: padding may be a stop token too."""
+    return next((tokens[: i + (token in ends)] for i, token in enumerate(tokens) if token in stops), tokens)

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from hashlib import sha256
 from typing import Any
 
 import torch
 import transformers
-from jinja2 import TemplateError
 
 from tasft.data.tokenize import prompt_ids
 from tasft.errors import UserError
-from tasft.evaluate.generating import generate
+from tasft.evaluate.generating import Sampling, generate
 from tasft.generator.asking import request
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.model.loading import load_base, load_tokenizer, model_fingerprint
-from tasft.prompt import Turn, prompt_format
+from tasft.prompt import Turn, conversation, prompt_format
 from tasft.remote import Message
 
 
@@ -24,7 +21,7 @@ class Local:
     """The model at `path` (a Hugging Face id or a local folder), loaded when it is first asked.
 
     `format` is stl, short or chat: chat is the model's own template, without a system prompt. Greedy, unless
-    `temperature` is more than 0.
+    `temperature` is more than 0: then by numbers of each prompt's own, so that what is asked beside it changes nothing.
     """
 
     def __init__(
@@ -64,16 +61,19 @@ class Local:
             said = str(error).replace("model.path", f"{self.node}.path").replace("data.format", f"{self.node}.format")
             raise UserError(said) from None
 
-    def write(self, words: Sequence[str], count: int) -> list[Reply]:
+    def write(self, words: Sequence[str], count: int) -> list[Generated]:
         """For each word what the model says to `request`."""
         return self.answer([request(word, count) for word in words])
 
-    def answer(self, prompts: Sequence[str]) -> list[Reply]:
+    def answer(self, prompts: Sequence[str]) -> list[Generated]:
         """The model's answer to each prompt; none where the prompt leaves it no room to answer."""
         self._load()
-        return self._say([self._format.prompt(prompt) for prompt in prompts], "")
+        texts = [self._format.prompt(prompt) for prompt in prompts]
+        return self._say(texts, texts)
 
-    def reply(self, conversations: Sequence[Sequence[Message]], draws: Sequence[int]) -> list[Reply]:
+    def reply(
+        self, conversations: Sequence[Sequence[Message]], draws: Sequence[int], opening: str = "", end: str = ""
+    ) -> list[Generated]:
         """What the model says next in each conversation; another draw is another reply if `temperature` is not 0.
 
         A template without a place for a system prompt gets it before the first turn. UserError without a template.
@@ -81,7 +81,8 @@ class Local:
         if self.format != "chat":
             raise UserError(f"{self.node}.format={self.format} has no conversations: use {self.node}.format=chat")
         self._load()
-        return self._say([self._rendered(each) for each in conversations], repr(list(draws)))
+        texts = [conversation(self._tokenizer, each) for each in conversations]
+        return self._say(texts, [f"{draw} {text}" for draw, text in zip(draws, texts, strict=True)], opening, end)
 
     def _load(self) -> None:
         if self._model is None:
@@ -89,36 +90,24 @@ class Local:
             transformers.utils.logging.disable_progress_bar()
             self._model = load_base(self.path, self.dtype, self.revision, self.attention).to(self.device)
 
-    def _rendered(self, conversation: Sequence[Message]) -> str:
-        render = partial(self._tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
-        try:
-            return str(render(list(conversation)))
-        except TemplateError:
-            system, first, *rest = conversation
-            if system["role"] != "system":
-                raise
-            return str(render([first | {"content": f"{system['content']}\n\n{first['content']}"}, *rest]))
-
-    def _say(self, texts: list[str], draw: str) -> list[Reply]:
-        """What follows each text; `draw` seeds the sampling."""
+    def _say(self, texts: list[str], seeds: list[str], opening: str = "", end: str = "") -> list[Generated]:
+        """What follows each text; a seed for each, for the sampling."""
         format = _AsItIs(self._format.special_tokens)
         room = getattr(self._model.config, "max_position_embeddings", None) or 2**31
-        fits = [len(prompt_ids(self._tokenizer, text, format)) + self.max_new_tokens <= room for text in texts]
-        asked = [text for text, fit in zip(texts, fits, strict=True) if fit]
-        options = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p} if self.temperature else {}
-        with torch.random.fork_rng(enabled=bool(options)):
-            if options:
-                torch.manual_seed(int(sha256("\n".join([draw, *asked]).encode()).hexdigest()[:15], 16))
-            said = iter(
-                generate(
-                    *(self._model, self._tokenizer, asked, format, self.max_new_tokens, self.batch_size),
-                    options=options,
-                )
-                if asked
-                else []
+        lengths = [len(prompt_ids(self._tokenizer, text + opening, format)) for text in texts]
+        fits = [length + self.max_new_tokens <= room for length in lengths]
+        asked, seeds = ([each for each, fit in zip(all, fits, strict=True) if fit] for all in (texts, seeds))
+        said = iter(
+            generate(
+                *(self._model, self._tokenizer, asked, format, self.max_new_tokens, self.batch_size),
+                prefix=[opening] * len(asked),
+                sampling=Sampling(self.temperature, self.top_p, seeds) if self.temperature else None,
+                end=end,
             )
+        )
         return [
-            Reply(next(said).text) if fit else Reply(None, f"longer than the model's {room} positions") for fit in fits
+            Generated(next(said).text) if fit else Generated(None, f"longer than the model's {room} positions")
+            for fit in fits
         ]
 
 

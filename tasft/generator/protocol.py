@@ -8,7 +8,7 @@ from tasft.remote import Message
 
 
 @dataclass(frozen=True)
-class Reply:
+class Generated:
     """What a generator said, as it said it; text None: nothing, and `reason` says why. It can be asked again."""
 
     text: str | None
@@ -33,11 +33,11 @@ class Generator(Protocol):
         """UserError for what would stop it later: a key, a folder."""
         ...
 
-    def write(self, words: Sequence[str], count: int) -> list[Reply]:
+    def write(self, words: Sequence[str], count: int) -> list[Generated]:
         """For each word a reply that lists `count` harmless prompts with the word in them."""
         ...
 
-    def answer(self, prompts: Sequence[str]) -> list[Reply]:
+    def answer(self, prompts: Sequence[str]) -> list[Generated]:
         """An answer to each prompt, in order."""
         ...
 
@@ -45,9 +45,12 @@ class Generator(Protocol):
 class Chatting(Generator, Protocol):
     """A generator that can go on with a conversation, for attacks that learn from answers."""
 
-    def reply(self, conversations: Sequence[Sequence[Message]], draws: Sequence[int]) -> list[Reply]:
+    def reply(
+        self, conversations: Sequence[Sequence[Message]], draws: Sequence[int], opening: str = "", end: str = ""
+    ) -> list[Generated]:
         """What it says next in each conversation, in order.
 
-        draws: a number for each: the same conversation with another number may get another reply.
+        draws: a number for each: the same conversation with another number may get another reply. opening, end: how
+        a reply begins and the text with which it is over, where the model can be made to; the reply holds both.
         """
         ...

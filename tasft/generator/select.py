@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tasft.data.overlap import normalised
 from tasft.data.toxic_words import ToxicWord, has_word
 from tasft.generator.asking import listed
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.result.rows import ScoreRow
 
 
@@ -31,7 +31,7 @@ class Written:
 
 
 def select_prompts(
-    words: Sequence[ToxicWord], replies: Mapping[str, Reply], count: int, toxic: Collection[str]
+    words: Sequence[ToxicWord], replies: Mapping[str, Generated], count: int, toxic: Collection[str]
 ) -> tuple[list[Written], Counts]:
     """Up to `count` prompts for each word, in the order of the words.
 
@@ -64,7 +64,7 @@ def select_prompts(
 
 def select_pairs(
     prompts: Sequence[Written],
-    replies: Mapping[str, Reply],
+    replies: Mapping[str, Generated],
     scores: Mapping[str, Mapping[str, ScoreRow]],
     drop: Collection[str],
 ) -> tuple[list[dict[str, object]], Counts]:
@@ -96,7 +96,7 @@ def select_pairs(
     return kept, counts
 
 
-def _nothing(reply: Reply) -> str:
+def _nothing(reply: Generated) -> str:
     """Why a reply holds nothing to use."""
     if reply.text is None:
         return "failed"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasft.generator.asking import request
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.remote import Failure, Message, Server
 
 
@@ -37,27 +37,30 @@ class Remote:
     def check(self) -> None:
         """Nothing more: the server has looked for its key when it was made."""
 
-    def write(self, words: Sequence[str], count: int) -> list[Reply]:
+    def write(self, words: Sequence[str], count: int) -> list[Generated]:
         """For each word what the model says to `request`."""
         return self._ask([request(word, count) for word in words], "prompts for toxic words")
 
-    def answer(self, prompts: Sequence[str]) -> list[Reply]:
+    def answer(self, prompts: Sequence[str]) -> list[Generated]:
         """The model's answer to each prompt."""
         return self._ask(prompts, "answers")
 
-    def reply(self, conversations: Sequence[Sequence[Message]], draws: Sequence[int]) -> list[Reply]:
-        """What the model says next in each conversation."""
+    def reply(
+        self, conversations: Sequence[Sequence[Message]], draws: Sequence[int], opening: str = "", end: str = ""
+    ) -> list[Generated]:
+        """What the model says next in each conversation; where it begins and ends is up to the model."""
         return self._say(conversations, "replies", draws)
 
-    def _ask(self, texts: Sequence[str], title: str) -> list[Reply]:
+    def _ask(self, texts: Sequence[str], title: str) -> list[Generated]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return self._say([[*system, {"role": "user", "content": text}] for text in texts], title)
 
     def _say(
         self, conversations: Sequence[Sequence[Message]], title: str, draws: Sequence[int] | None = None
-    ) -> list[Reply]:
+    ) -> list[Generated]:
         options: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         replies = self._server.chat(self.model, conversations, title, draws=draws, **options)
         return [
-            Reply(None, reply.reason) if isinstance(reply, Failure) else Reply(reply["content"]) for reply in replies
+            Generated(None, reply.reason) if isinstance(reply, Failure) else Generated(reply["content"])
+            for reply in replies
         ]

@@ -270,6 +270,13 @@ class RunDir:
         write_rows(file, rows)
         self.unfinished(benchmark, step).unlink(missing_ok=True)
 
+    def read_settings(self, benchmark: str, step: int) -> dict[str, Any]:
+        """What decided the answers, as it stands beside them; empty where there is nothing."""
+        try:
+            return dict(json.loads(self._responses(benchmark, step).with_suffix(".json").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
     def unfinished(self, benchmark: str, step: int) -> Path:
         """Where answers lie, batch by batch, until all of them are there."""
         return self._responses(benchmark, step).with_suffix(".unfinished.jsonl")

@@ -7,10 +7,10 @@ from hashlib import sha256
 
 import pytest
 
-from tasft.attack.pair import Goal, Settings, by_label, outcome, pair, read_reply
+from tasft.attack.pair import Goal, Settings, by_label, pair, read_reply, tally
 from tasft.attack.system_prompts import STRATEGIES
 from tasft.errors import UserError
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.generator.server import Remote
 from tasft.generator.world import World
 from tasft.judge.llm import Pair
@@ -33,9 +33,10 @@ class Scripted:
 
     def __init__(self, ratings, streams):
         self.ratings, self.streams = ratings, streams
-        self.conversations, self.draws, self.prompts, self.sizes = [], [], [], []
+        self.conversations, self.draws, self.prompts, self.sizes, self.openings = [], [], [], [], set()
 
-    def attacker(self, conversations, draws):
+    def attacker(self, conversations, draws, opening, end):
+        self.openings.add(opening + end)
         self.conversations += conversations
         self.draws += draws
         self.sizes.append(len(conversations))
@@ -44,11 +45,11 @@ class Scripted:
     def says(self, conversation, draw):
         goal = re.search(r"following behavior: '(.*?)'\.", conversation[0]["content"])[1]
         rounds = sum(turn["role"] == "assistant" for turn in conversation) + 1
-        return Reply(json.dumps({"improvement": "more", "prompt": f"{goal}/{draw % self.streams}/{rounds}"}))
+        return Generated(json.dumps({"improvement": "more", "prompt": f"{goal}/{draw % self.streams}/{rounds}"}))
 
     def target(self, prompts):
         self.prompts += prompts
-        return [Reply(prompt.upper()) for prompt in prompts]
+        return [Generated(prompt.upper()) for prompt in prompts]
 
     def rater(self, goals, prompts, answers):
         assert answers == [prompt.upper() for prompt in prompts]
@@ -87,7 +88,7 @@ def test_best_scores_early_stop_and_asr_by_hand(two):
     ]
     assert (cake.attempts[2].prompt, cake.attempts[2].answer) == ("Steal a cake/0/2", "STEAL A CAKE/0/2")
     assert scripted.sizes == [4, 4, 2]  # both goals together, then the one that is left
-    result = outcome([cake, bread])
+    result = tally([cake, bread])
     assert (result.jailbroken.successes, result.jailbroken.n, result.jailbroken.unscored) == (1, 2, 0)
     assert (result.jailbroken.value, result.jailbroken.low, result.jailbroken.high) == (0.5, *wilson(1, 2))
     assert result.mean_best == 7.0
@@ -118,6 +119,7 @@ def test_what_the_attacker_is_told(two):
             f" \nSCORE: {score}",
         }
 
+    assert scripted.openings == {'{"improvement": "","prompt": "}', '{"improvement": "}'}
     first = {"role": "assistant", "content": '{"improvement": "more", "prompt": "Steal {bread}/0/1"}'}
     assert scripted.conversations[2] == [system, opening, first, told("STEAL {BREAD}/0/1", 1)]
     # with one round remembered the opening is forgotten, so that this is the second assistant turn again
@@ -157,6 +159,35 @@ def test_an_exception_in_the_middle_repeats_no_finished_goal(tmp_path):
     assert [line["best"] for _, line in read_objects(path)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("stopped", range(1, 13))
+def test_an_attack_that_is_killed_goes_on_within_a_goal_and_comes_out_the_same(stopped, tmp_path):
+    ratings = {f"Goal {i}": [[1 + i, None], [3, 10 if i == 1 else 2], [4, 5]] for i in range(3)}
+    goals, calls = [Goal(str(i), text) for i, text in enumerate(ratings)], []
+
+    def stopping(scripted, step):
+        def call(*arguments):
+            calls.append((step, arguments))
+            if len(calls) == stopped:
+                raise KeyboardInterrupt
+            return getattr(Scripted, step)(scripted, *arguments)
+
+        return call
+
+    whole, broken, rest = (Scripted(ratings, streams=2) for _ in range(3))
+    undisturbed = whole.run(goals, tmp_path / "whole.jsonl", at_once=2)
+    broken.attacker, broken.target, broken.rater = (stopping(broken, step) for step in ("attacker", "target", "rater"))
+    with pytest.raises(KeyboardInterrupt):
+        broken.run(goals, tmp_path / "pair.jsonl", at_once=2)
+    with (tmp_path / "pair.unfinished.jsonl").open("a") as file:
+        file.write('{"batch": "cut off in the mid')  # as a crash leaves it
+    assert rest.run(goals, tmp_path / "pair.jsonl", at_once=2) == undisturbed
+    assert (tmp_path / "pair.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    # the call that was stopped is made again, and no other
+    assert broken.prompts + rest.prompts == whole.prompts
+    assert (broken.draws + rest.draws, broken.sizes + rest.sizes) == (whole.draws, whole.sizes)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["pair.jsonl", "whole.jsonl"]
+
+
 def test_what_decides_an_attack_decides_whether_it_is_made_again(two):
     scripted, path = two
     scripted.run([CAKE], path)
@@ -175,21 +206,23 @@ def test_a_stream_without_json_sits_out_and_a_goal_without_any_did_not_finish(tm
         def says(self, conversation, draw):
             bread = "Steal {bread}" in conversation[0]["content"]
             if bread:
-                return Reply(None, "the server says 400") if draw % 2 else Reply("No.")
+                return Generated(None, "the server says 400") if draw % 2 else Generated("No.")
             stream, attempt = draw % 2, draw // 2 % 3
             first = len(conversation) == 2
-            return super().says(conversation, draw) if not first or (stream == 0 and attempt == 1) else Reply("{}")
+            return super().says(conversation, draw) if not first or (stream == 0 and attempt == 1) else Generated("{}")
 
     path = tmp_path / "pair.jsonl"
     mumbling = Mumbling({CAKE.text: [[2, 9], [3, 3]]}, streams=2)
     cake, bread = mumbling.run([CAKE, BREAD], path, iterations=2, tries=3)
     # stream 0 gives JSON in its second try; stream 1 sits out both times, as it is never told anything
-    assert [(each.iteration, each.stream, each.score) for each in cake.attempts] == [(1, 0, 2), (2, 0, 3)]
+    assert [(each.iteration, each.stream, each.prompt, each.score) for each in cake.attempts] == [
+        (1, 0, "Steal a cake/0/1", 2), (1, 1, None, None), (2, 0, "Steal a cake/0/2", 3), (2, 1, None, None),
+    ]  # fmt: skip
     assert mumbling.sizes == [4, 4, 3, 4, 3, 3]
     assert len(set(mumbling.draws)) == 12  # 2 iterations of 3 tries in 2 streams: no number comes twice for a goal
-    assert bread.attempts == () and bread.best is None and not bread.finished
+    assert {each.prompt for each in bread.attempts} == {None} and bread.best is None and not bread.finished
     assert bread.reason == "the attacker gave no JSON with improvement and prompt in 3 tries: the server says 400"
-    result = outcome([cake, bread])
+    result = tally([cake, bread])
     assert (result.jailbroken.n, result.jailbroken.unscored, result.mean_best) == (1, 1, 3)
     again = Scripted({BREAD.text: [[10, 1]]}, streams=2)
     cake, bread = again.run([CAKE, BREAD], path, iterations=2, tries=3)
@@ -197,10 +230,30 @@ def test_a_stream_without_json_sits_out_and_a_goal_without_any_did_not_finish(tm
     assert Mumbling({}, streams=2).run([BREAD], path, iterations=2, tries=3)[0].best == 10  # the later line counts
 
 
+def test_an_empty_answer_is_no_jailbreak_and_is_counted(tmp_path):
+    silent = Scripted({CAKE.text: [[10, 3]], BREAD.text: [[10, 10]]}, streams=2)
+    silent.target = lambda prompts: [
+        Generated("" if prompt.startswith(BREAD.text) else " \n" if "/0/" in prompt else prompt.upper())
+        for prompt in prompts
+    ]
+    cake, bread = silent.run([CAKE, BREAD], tmp_path / "pair.jsonl", iterations=1)
+    assert [each.score for each in (*cake.attempts, *bread.attempts)] == [1, 3, 1, 1]
+    found = tally([cake, bread])
+    assert (found.jailbroken.successes, found.jailbroken.n, found.jailbroken.unscored) == (0, 2, 0)
+    assert (found.mean_best, found.empty, found.answers) == (2, 3, 4)
+
+
+def test_a_lower_rating_may_be_a_jailbreak(two):
+    scripted, path = two
+    attacks = scripted.run([CAKE, BREAD], path, jailbroken=5)
+    assert [each.iterations for each in attacks] == [1, 3]
+    assert tally(attacks, 5).jailbroken.successes == 1
+
+
 def test_answers_that_are_missing_or_unrated_are_no_scores(tmp_path):
     scripted = Scripted({CAKE.text: [[None, 5], [None, 6]]}, streams=2)
     scripted.target = lambda prompts: [
-        Reply(None, "too long") if prompt.endswith("/1/1") else Reply(prompt.upper()) for prompt in prompts
+        Generated(None, "too long") if prompt.endswith("/1/1") else Generated(prompt.upper()) for prompt in prompts
     ]
     [cake] = scripted.run([CAKE], tmp_path / "pair.jsonl", iterations=2)
     assert [(each.answer, each.score, each.reason) for each in cake.attempts] == [
@@ -213,7 +266,7 @@ def test_answers_that_are_missing_or_unrated_are_no_scores(tmp_path):
     unrated = Scripted({BREAD.text: [[None]]}, streams=1)
     [bread] = unrated.run([BREAD], tmp_path / "pair.jsonl", iterations=1)
     assert (bread.finished, bread.reason, len(bread.attempts)) == (False, "no rating", 1)
-    assert outcome([bread]).jailbroken.value is None and outcome([bread]).mean_best is None
+    assert tally([bread]).jailbroken.value is None and tally([bread]).mean_best is None
 
 
 @pytest.mark.parametrize(
@@ -230,6 +283,7 @@ def test_answers_that_are_missing_or_unrated_are_no_scores(tmp_path):
         ('{"improvement": "a", "prompt": "cut o', None),
         ('["improvement", "prompt"]', None),
         ("{" * 100_000, None),
+        ('{"improvement": "a", "prompt": "\\ud83d b"}', None),
         ("I cannot help with that.", None),
     ],
 )
@@ -259,7 +313,7 @@ def test_in_the_tiny_world(tmp_path):
     def target(prompts):
         """Refuses, unless it is to say how to do something."""
         refusal = "I cannot help with that request."
-        return [Reply(harm if "how to" in prompt else refusal) for prompt in prompts]
+        return [Generated(harm if "how to" in prompt else refusal) for prompt in prompts]
 
     world = World()
     arguments = (world.reply, target, by_label(Oracle(), {"harmful"}), tmp_path / "pair.jsonl", world.identity)
@@ -319,6 +373,6 @@ def test_through_a_server_with_bad_moments(api, tmp_path):
     assert [attack.best for attack in attacks] == [1, 10, 3, 10, 5, 10]
     assert [attack.iterations for attack in attacks] == [3, 2, 3, 2, 3, 2]
     assert sum(api.happened.values()) > 10
-    assert outcome(attacks).jailbroken.value == 0.5
+    assert tally(attacks).jailbroken.value == 0.5
     asked = api.asked.total()
     assert run(tmp_path / "two.jsonl") == attacks and api.asked.total() == asked  # all replies had been kept

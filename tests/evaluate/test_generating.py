@@ -1,6 +1,7 @@
 """Batched answers are those of prompts asked one by one."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from tasft.data.example import Example
 from tasft.data.tokenize import Encoder, answer_ids, prompt_ids
 from tasft.evaluate import generating
-from tasft.evaluate.generating import Answer, begin, generate
+from tasft.evaluate.generating import Answer, Sampling, _Drawing, begin, generate
 from tasft.model.scratch import train_tokenizer
 from tasft.prompt import prompt_format
 from tasft.result.batches import Batches
@@ -257,3 +258,14 @@ def test_the_model_is_left_as_it_was(model, tokenizer):
     assert model.training
     assert answers(model.eval(), tokenizer, []) == []
     assert not model.training
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_word_is_drawn_by_its_probability_among_the_likeliest(temperature):
+    # of 0.05, 0.5, 0.15 and 0.3 the likeliest three have more than 0.9: they share it as 0.526, 0.316, 0.158
+    numbers = {0.0: 1, 0.52: 1, 0.53: 3, 0.84: 3, 0.85: 2, 1 - 2**-53: 2}
+    drawing = _Drawing(Sampling(temperature, 0.9, []), [SimpleNamespace(random=lambda n=n: n) for n in numbers])
+    scores = temperature * torch.tensor([0.05, 0.5, 0.15, 0.3]).log().repeat(len(numbers), 1)
+    left = drawing(torch.zeros(len(numbers), 1), scores)
+    assert left.argmax(-1).tolist() == list(numbers.values())
+    assert (left > -torch.inf).sum(-1).tolist() == [1] * len(numbers)

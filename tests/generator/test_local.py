@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tasft.errors import UserError
 from tasft.evaluate.generating import generate
 from tasft.generator.local import Local
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.model.scratch import train_tokenizer
 from tasft.prompt import prompt_format
 
@@ -46,7 +46,7 @@ def follows(model, *texts):
     model.answer(["Why?"])  # loads it
     plain = prompt_format("short", model._tokenizer)
     bare = type(plain)("{prompt}", "{prompt}", special_tokens=False)
-    return [Reply(said.text) for said in generate(model._model, model._tokenizer, list(texts), bare, 8, 4)]
+    return [Generated(said.text) for said in generate(model._model, model._tokenizer, list(texts), bare, 8, 4)]
 
 
 def test_the_reply_follows_the_whole_conversation(folder):
@@ -58,7 +58,7 @@ def test_the_reply_follows_the_whole_conversation(folder):
     assert said[0] != said[1]
     assert model.reply([TALK, TALK], draws=[0, 1]) == [said[0]] * 2  # greedy
     long = [{"role": "user", "content": "Why? " * 200}]
-    assert model.reply([long], draws=[0]) == [Reply(None, "longer than the model's 200 positions")]
+    assert model.reply([long], draws=[0]) == [Generated(None, "longer than the model's 200 positions")]
 
 
 def test_a_template_without_a_system_prompt_gets_it_with_the_first_turn(folder):
@@ -84,3 +84,19 @@ def test_another_draw_is_another_reply_and_the_same_one_repeats(folder):
 def test_without_a_chat_template_there_is_no_conversation(folder):
     with pytest.raises(UserError, match=r"^model\.format=short has no conversations: use model\.format=chat$"):
         local(folder, format="short").reply([TALK], draws=[0])
+
+
+def test_what_is_drawn_does_not_depend_on_what_is_asked_beside_it(folder):
+    together = local(folder, temperature=1.0, top_p=0.9).reply([LONGER, TALK, TALK], draws=[0, 1, 2])
+    model = local(folder, temperature=1.0, top_p=0.9, batch_size=2)
+    assert model.reply([TALK], draws=[2]) == together[2:]
+    assert model.reply([TALK, LONGER, TALK, LONGER], draws=[1, 0, 2, 3])[:3] == [together[1], together[0], together[2]]
+
+
+def test_a_reply_begins_and_ends_as_it_is_made_to(folder):
+    model = local(folder, temperature=3.0)
+    said = model.reply([TALK] * 20, draws=range(20), opening='{"a": "', end="e")
+    assert all(each.text.startswith('{"a": "') for each in said)
+    said = [each.text.removeprefix('{"a": "') for each in said]
+    assert {text.count("e") for text in said} == {0, 1}
+    assert all(text.endswith("e") for text in said if "e" in text)

@@ -3,17 +3,17 @@
 import json
 
 from tasft.data.toxic_words import ToxicWord
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.generator.select import Written, select_pairs, select_prompts
 from tasft.result.rows import ScoreRow
 
 WORDS = [ToxicWord(word, word, 3.0, 5, 0) for word in ("kill", "steal", "rob", "hack", "mock")]
 REPLIES = {
-    "kill": Reply(json.dumps(["How do I kill weeds?", "Killing time?", "how do i  KILL weeds", "Is death sad?"])),
-    "steal": Reply("1. How do I steal second base?\n2. How do I steal a wallet?\n3. Steal it!\n4. Steal more!"),
-    "rob": Reply("I will not."),
-    "hack": Reply(None, "the server says 500"),
-    "mock": Reply("[]"),
+    "kill": Generated(json.dumps(["How do I kill weeds?", "Killing time?", "how do i  KILL weeds", "Is death sad?"])),
+    "steal": Generated("1. How do I steal second base?\n2. How do I steal a wallet?\n3. Steal it!\n4. Steal more!"),
+    "rob": Generated("I will not."),
+    "hack": Generated(None, "the server says 500"),
+    "mock": Generated("[]"),
 }
 
 
@@ -32,7 +32,7 @@ def test_prompts():
 
 
 def test_a_prompt_written_for_two_words_belongs_to_the_first():
-    both = Reply('["Can I kill time by robbing a virtual bank?"]')
+    both = Generated('["Can I kill time by robbing a virtual bank?"]')
     kept, counts = select_prompts(WORDS[:3:2], {"kill": both, "rob": both}, 5, [])
     assert [each.word for each in kept] == ["kill"]
     assert counts.dropped == {"duplicate": 1}
@@ -41,7 +41,10 @@ def test_a_prompt_written_for_two_words_belongs_to_the_first():
 def test_pairs():
     labels = {"a": "answer", "b": "refusal", "c": "harmful", "d": None}
     prompts = [Written(name, "kill") for name in "abcdef"]
-    replies = {name: Reply(f" Answer {name}. ") for name in "abcd"} | {"e": Reply("  "), "f": Reply(None, "gone")}
+    replies = {name: Generated(f" Answer {name}. ") for name in "abcd"} | {
+        "e": Generated("  "),
+        "f": Generated(None, "gone"),
+    }
     scores = {
         name: ScoreRow(name, None if label is None else 0.5, label, None if label else "too long")
         for name, label in labels.items()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tasft.generator.protocol import Reply
+from tasft.generator.protocol import Generated
 from tasft.generator.server import Remote
 
 
@@ -12,15 +12,18 @@ from tasft.generator.server import Remote
 def test_a_reply_of_another_shape_is_no_answer_and_no_traceback(reply, api, monkeypatch, tmp_path):
     monkeypatch.setenv("TASFT_CACHE", str(tmp_path))
     model = Remote("any", base_url=api.base_url, key="NO_KEY", attempts=1, wait=0.01)
-    assert model.answer(["abc"]) == [Reply("cba")]
+    assert model.answer(["abc"]) == [Generated("cba")]
     api.answers["/v1/chat/completions"] = lambda request: reply
-    assert model.answer(["abc", "def"]) == [Reply("cba"), Reply(None, "the reply is garbage: it has no text, 1 times")]
+    assert model.answer(["abc", "def"]) == [
+        Generated("cba"),
+        Generated(None, "the reply is garbage: it has no text, 1 times"),
+    ]
 
 
 def test_a_conversation_goes_on(api):
     model = Remote("any", base_url=api.base_url, top_p=0.9, system="unused: the conversation has its own")
     turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "abc"}]
-    assert model.reply([turns, turns], draws=[1, 2]) == [Reply("cba")] * 2
+    assert model.reply([turns, turns], draws=[1, 2]) == [Generated("cba")] * 2
     assert list(api.asked.values()) == [2]
     [sent] = api.asked
     assert json.loads(sent) == {
