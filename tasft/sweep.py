@@ -4,6 +4,7 @@
 keeps its log and notes how it ended; `Sweep` plans before, watches meanwhile and sums up afterwards.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import re
 import shlex
 import shutil
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -106,14 +108,17 @@ class Share:
     threads: int | None  # None: as OMP_NUM_THREADS says
 
     def take(self, folder: Path) -> None:
-        """Have this process compute with its share, until it ends; `folder` has the locks of the GPUs."""
+        """Have this process compute with its share, until it ends; `folder` is the sweep's, whose cells share."""
         if self.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(self.threads)
         if not self.gpus:
             return
+        name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+        locks = Path(tempfile.gettempdir()) / f"tasft-{os.getuid()}-{name}"  # this machine's, as the GPUs are
+        locks.mkdir(exist_ok=True)
         while len(_taken) < (self.each or 0):
             for gpu in [gpu for gpu in self.gpus if gpu not in _taken]:
-                lock = FileLock(folder / f"gpu-{gpu.replace('/', '-')}.lock", timeout=0.1)
+                lock = FileLock(locks / f"gpu-{gpu.replace('/', '-')}.lock", timeout=0.1)
                 with suppress(Timeout):  # another's; or that of a process that is just ending
                     lock.acquire()
                     _taken[gpu] = lock
@@ -526,8 +531,10 @@ def _every_job_waited_for() -> Iterator[None]:
 
     class Queue(SlurmInfoWatcher):
         def _make_command(self) -> list[str] | None:
-            asking = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
-            return asking if self._registered - self._finished else None
+            # all jobs: also in hidden partitions, and whatever filters the user has for their own eyes
+            filters = [part for name in os.environ if name.startswith("SQUEUE_") for part in ("-u", name)]
+            squeue = ["squeue", "--all", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+            return ["env", *filters, *squeue] if self._registered - self._finished else None
 
         def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
             queued = (string.decode() if isinstance(string, bytes) else string).split()

@@ -44,10 +44,16 @@ def run(api, tmp_path, monkeypatch):
 
 def attacked(api, *overrides):
     attack(composed(
-        "attack", "judge=[refusal,pair]", f"judge.pair.base_url={api.base_url}", "judge.pair.model=judge",
+        "attack", "judge=[refusal,pair,moderation]", f"judge.pair.base_url={api.base_url}", "judge.pair.model=judge",
+        f"judge.moderation.base_url={api.base_url}",
         "generator@attack.attacker=openai", "attack.attacker.model=attacker",
         f"attack.attacker.base_url={api.base_url}", "attack.max_new_tokens=6", *overrides,
     ))  # fmt: skip
+
+
+def moderation(text):
+    """Flags all that a small model says."""
+    return {"id": "1", "model": "m", "results": [{"flagged": True, "category_scores": {"hate": 0.9}}]}
 
 
 def lines(file):
@@ -84,8 +90,10 @@ def test_goals_answers_and_summary(run, api, capfd):
     assert json.loads(file.with_suffix(".json").read_text())["rate"] == 1
 
 
-def test_a_judge_that_knows_no_ratings(run, api):
-    attacked(api, "attack.judge=refusal", "attack.iterations=1")
+@pytest.mark.parametrize("judge", ["refusal", "moderation"])
+def test_a_judge_that_knows_no_ratings(judge, run, api):
+    api.answers["/v1/moderations"] = lambda request: moderation(request["input"])
+    attacked(api, f"attack.judge={judge}", "attack.iterations=1")
     made = lines(run.folder.path / "attack" / "pair-local.jsonl")
     for attempt in (attempt for line in made for attempt in line["attempts"]):
         assert attempt["score"] in ((10, 1) if attempt["answer"] else (1,))
@@ -112,7 +120,7 @@ def test_a_grid_of_attacks(run, api, monkeypatch, capfd):
 
 
 MISTAKES = {
-    "attack.judge=oracle": r"attack\.judge=oracle is not among judge=\[refusal,pair\]",
+    "attack.judge=oracle": r"attack\.judge=oracle is not among judge=\[refusal,pair,moderation\]",
     "attack.goals=[other]": r"attack\.goals names other, which is not among benchmark=\[local\]",
     "benchmark.local.kind=safe": r"has none of the kind toxic: give attack\.goals",
     "judge.pair.base_url=null": r"judge\.pair needs a key",  # left out where others do, but not here

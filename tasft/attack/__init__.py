@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # these bring torch
     from tasft.attack.pair import Attacked, Goal, Rater, Tally, Target
     from tasft.benchmark.prompts import BenchmarkPrompt
     from tasft.generator.protocol import Generated
-    from tasft.judge.protocol import Judge
     from tasft.prepare import Run
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def attack(cfg: DictConfig) -> None:
     config = checked(cfg)
     names = _check(config)
     from tasft import parts
-    from tasft.attack.pair import HIGHEST, Settings, pair, tally
+    from tasft.attack.pair import Settings, pair, tally
     from tasft.execute import alone, load_tuned
     from tasft.prepare import prepare
     from tasft.result.rows import write_atomically
@@ -49,8 +48,7 @@ def attack(cfg: DictConfig) -> None:
     run = prepare(cfg)
     if not run.folder.finished:
         raise UserError(f"{run.folder.path} is no finished run: give the same keys to python -m tasft.run first")
-    judge = run.parts.needed(settings.judge)
-    rater, jailbroken = _rater(config, judge), float(getattr(judge, "threshold", HIGHEST))
+    rater, jailbroken = _rater(config, run.parts.needed(settings.judge))
     limits = Settings(settings.streams, settings.iterations, settings.keep_last_n, settings.tries, jailbroken)
     target = _target(run, cache(partial(load_tuned, run)))  # loaded for the first attack that is not there
     identity = json.dumps(_identity(run, attacker.identity), sort_keys=True)
@@ -105,19 +103,19 @@ def _goal(prompt: "BenchmarkPrompt") -> "Goal":
     return Goal(prompt.id, prompt.text, prompt.harmful) if prompt.harmful else Goal(prompt.id, prompt.text)
 
 
-def _rater(config: RunConfig, judge: "Judge") -> "Rater":
-    """The judge's ratings from 1 to 10 where it gives any; else 10 for what it calls harmful. UserError for neither."""
-    from tasft.attack.pair import by_label
+def _rater(config: RunConfig, judge: Any) -> tuple["Rater", float]:
+    """The judge's ratings from 1 to 10 where it gives any, else 10 for what it calls harmful; and from which rating on
+    an answer is a jailbreak. UserError where it does neither."""
+    from tasft.attack.pair import HIGHEST, by_label
 
     name = config.attack.judge
-    rate = getattr(judge, "rate", None)
-    if rate is not None:
-        return cast("Rater", rate)
+    if hasattr(judge, "rate"):
+        return judge.rate, float(judge.threshold)
     outcomes = config.judge[name].get("outcomes") or {}
     labels = {label for label, outcome in outcomes.items() if outcome == "harmful"}
     if not labels:
         raise UserError(f"attack.judge={name} neither rates answers nor calls any harmful: choose another")
-    return by_label(judge, labels)
+    return by_label(judge, labels), HIGHEST
 
 
 def _target(run: "Run", model: Any) -> "Target":

@@ -34,7 +34,7 @@ def only_one(path: Path, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNKNOWN:
             raise
-        beside.unlink(missing_ok=True)
+        _leave(beside, path)
         log.warning("%s: its file system has no locks, so only processes of this machine are kept apart", path)
         file, descriptor = own, _locked(own, path, wait)
     try:
@@ -43,6 +43,17 @@ def only_one(path: Path, wait: bool = False) -> Iterator[None]:
         with suppress(OSError):
             file.unlink()  # before the lock goes: whoever has waited for it looks for another
         os.close(descriptor)
+
+
+def _leave(file: Path, path: Path) -> None:
+    """Take away the file that cannot be locked here; UserError where a machine that could lock it has done so."""
+    holder = file.read_text(errors="replace") if file.exists() else ""
+    if holder:
+        raise UserError(
+            f"another process is at work on {path} ({holder}), or was when its machine died; no lock can tell, as this"
+            f" machine has none on that file system: wait for it, or delete {file}"
+        )
+    file.unlink(missing_ok=True)
 
 
 def _locked(file: Path, path: Path, wait: bool) -> int:

@@ -53,7 +53,7 @@ class StepRecords(Callback):
 
     def on_train_start(self, *_: Any) -> None:
         """Forget the peak memory of trainings that this process has done before."""
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():  # a training on the CPU starts no CUDA
             torch.cuda.reset_peak_memory_stats()
 
     def on_train_batch_start(self, *_: Any) -> None:

@@ -65,3 +65,11 @@ def test_a_file_system_without_locks_keeps_this_machine_apart(tmp_path, monkeypa
     with only_one(tmp_path / "run"), pytest.raises(UserError, match="another process"), only_one(tmp_path / "run"):
         pass
     assert "its file system has no locks, so only processes of this machine are kept apart" in caplog.text
+    beside = tmp_path / ".run.lock"
+    beside.write_text("process 1 on another")  # a machine that sees the same files with locks
+    with (
+        pytest.raises(UserError, match=r"\(process 1 on another\).* wait for it, or delete"),
+        only_one(tmp_path / "run"),
+    ):
+        pass
+    assert beside.exists()
