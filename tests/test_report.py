@@ -144,9 +144,9 @@ def test_report_end_to_end(tmp_path, capsys):
     assert (sft["λ"], sft["seeds"], sft["unscored"]) == ("-", "1", "0")
     # seeds 0 and 1: harmful 1 and 3 of 10, sd = sqrt(2) * 10; refused seeming 2 and 4 of 10
     assert (emd["λ"], emd["seeds"]) == ("0.5", "2")
-    assert emd["harmful %<br>seen"] == "20.0 [0-94] ±14.1"
-    assert emd["harmful %<br>all toxic"] == "10.0 [0-86] ±7.1"
-    assert emd["refused %<br>seeming"] == "30.0 [1-95] ±14.1"
+    assert emd["harmful %<br>seen"] == "20.0 [0-100] ±14.1"
+    assert emd["harmful %<br>all toxic"] == "10.0 [0-77] ±7.1"
+    assert emd["refused %<br>seeming"] == "30.0 [0-100] ±14.1"
     assert emd["helpful %<br>safe"] == "90.0 [60-98] ±0.0"  # seeds agree: the interval of one run
     assert "two or three seeds tell little, so it is wide" in markdown
 
@@ -562,7 +562,7 @@ def test_runs_that_tune_again_compare_by_what_they_go_on_from(tmp_path, capsys):
         (again, "sft 0 from=emd_toxic50 harmful=20", "sft 0 from=sft_toxic0 harmful=20"),
     }
     markdown = (tmp_path / "report/table.md").read_text().split(f"## {again}")[1]
-    assert "| sft | from=emd_toxic50 | 0 | - | - | 2 | 45.8 [10-87] ±5.9 |" in markdown  # 5 and 6 of 12
+    assert "| sft | from=emd_toxic50 | 0 | - | - | 2 | 45.8 [0-100] ±5.9 |" in markdown  # 5 and 6 of 12
     pair = ["sft 0 from=emd_toxic50", "sft 0 from=nlcl_toxic50"]
     assert main([str(tmp_path), "--compare", *pair]) == 0
     (harm,) = [row for row in read_csv(tmp_path / "report/comparisons.csv") if row["metric"] == "harmful"]

@@ -101,7 +101,7 @@ def test_measured_beside_published(tmp_path):
     assert one.judge == "moderation"
     two = cells["llama7b", "emd", 100, "", "i_malicious", "harmful"]  # 2 and 4: mean 3, sd sqrt(2)
     assert (two.measured, two.paper, two.difference, two.runs) == (3, 0, 3, 2)
-    assert two.spread == pytest.approx(2**0.5) and 0 < two.low < 1.078 and 6.032 < two.high < 10  # wider than one run's
+    assert two.spread == pytest.approx(2**0.5) and (two.low, two.high) == (0, 10)  # wider than one run's
     missing = cells["llama7b", "nlcl", 100, "", "i_cona", "harmful"]
     assert (missing.measured, missing.paper, missing.difference) == (None, 42, None)
     assert cells["mine", "nlcl", 50, "", "i_malicious", "harmful"].paper == ""
@@ -109,7 +109,7 @@ def test_measured_beside_published(tmp_path):
     lines = sheet_lines(found[0])
     assert lines[0][:4] == ["model", "toxic rows", "I-Malicious\nNLCL", "I-Malicious\nEMD"]
     assert [line[:2] for line in lines[1:]] == [["Llama 7b", count] for count in ("1000", "500", "300", "100")]
-    assert lines[4][2:5] == ["3 [1-6]\npaper 6, -3", "3.0 [0-9] ±1.4\npaper 0, +3.0", "-\npaper 42"]
+    assert lines[4][2:5] == ["3 [1-6]\npaper 6, -3", "3.0 [0-10] ±1.4\npaper 0, +3.0", "-\npaper 42"]
     assert sheet_lines(found[1])[1:] == [["mine", "100", "-", "1 [0-4]"], ["mine", "50", "5 [2-8]", "-"]]
 
 
