@@ -180,7 +180,7 @@ def test_attacks(tmp_path):
         4,
         34.78,
     )
-    assert rate.judge == "judge=pair on advbench_50"
+    assert rate.judge == "judge=pair, threshold=10.0 on advbench_50"
     assert cells["llama7b", "emd", 300, "", "", "mean judge score"].difference == pytest.approx(7.25 - 8.11)
     assert cells["llama7b", "stl", 1000, "", "", "mean judge score"].paper == 8.91
 
