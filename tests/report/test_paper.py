@@ -6,11 +6,11 @@ import json
 import pytest
 
 from tasft.paper import TABLES, published
-from tasft.report import main
+from tasft.report import main, paper_figures
 from tasft.report.paper import FORMS, paper_markdown, sheet_lines, sheets
 from tasft.report.paper_figures import _of_paper, draw_paper_figures
 from tasft.result.rows import ScoreRow
-from tasft.result.store import RunDir
+from tasft.result.store import RunDir, read_config
 from tasft.result.table import read_table
 
 MODERATION = {"outcomes": {"harmful": "harmful", "harmless": None}}
@@ -251,6 +251,19 @@ def test_figures_are_drawn_of_runs_asked_at_several_steps(name, tmp_path):
     assert once[:4] == b"\x89PNG" and len(once) > 10_000
     draw_paper_figures(read_table(tmp_path / "runs"), tmp_path)
     assert drawn[0][0].read_bytes() == once
+
+
+def test_figure_3_says_which_benchmarks_its_points_are_over(tmp_path, monkeypatch):
+    kinds, said = {"one": "toxic", "two": "toxic", "apart": "toxic", "fine": "seeming"}, []
+    scores = {(name, step, "oracle"): labels for name in kinds for step, labels in STEPS.items()}
+    made = run(tmp_path, "emd", 50, model="tiny", experiment="figure3", kinds=kinds, judges={"oracle": ORACLE},
+               scores=scores)  # fmt: skip
+    config = read_config(made.config)
+    config["benchmark"]["apart"]["pooled"] = False
+    made.config.write_text(json.dumps(config))
+    monkeypatch.setattr(paper_figures, "save_figure", lambda figure, path: said.append(figure.get_supxlabel()))
+    assert draw_paper_figures(read_table(tmp_path), tmp_path) == [(tmp_path / "figure3.png", "")]
+    assert said[0].startswith("safety: answers to toxic prompts that are not harmful (%, one, two)\n")
 
 
 def test_what_the_paper_has_of_a_figure_stands_below_it(tmp_path):
