@@ -336,13 +336,14 @@ def check_evaluation(run: Run) -> None:
 def _heed_judges(run: Run) -> None:
     """Bring the scores that are there in line with the judges' settings by now: a model, a threshold.
 
-    Scores of all benchmarks, as config.yaml is to hold the new settings; also of judges that cannot be had today, whose
-    labels another threshold changes all the same.
+    Scores of all benchmarks, as config.yaml is to hold the new settings: at once where labels are new, as they are
+    theirs whatever comes next. Also of judges that cannot be had today, whose labels another threshold changes all the
+    same.
     """
-    folder, missed = run.folder, {name: each.node for name, each in run.parts.missed.items()}
+    folder, now = run.folder, {name: each.node for name, each in run.parts.missed.items()} | run.config.judge
     kept = read_config(folder.config).get("judge", {}) if folder.config.exists() else {}
-    for name in heed(folder, kept, missed | run.config.judge, run.config.judge) & missed.keys():
-        folder.add_judge(name, missed[name])
+    for name in sorted(heed(folder, kept, now, run.config.judge)):
+        folder.add_judge(name, now[name])
 
 
 def _relabels(run: Run, kept: Mapping[str, Any]) -> bool:

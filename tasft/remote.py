@@ -31,10 +31,11 @@ OPENAI = "https://api.openai.com/v1"
 OWN = "a server of one's own"
 NAME = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a variable that may hold a key
 RETRIED = (408, 409, 429)  # and every 5xx
+NEVER = (400, 413, 422)  # the request is bad, as one that is too long: no server's day makes it better
 DRAW = "draw"  # of a request that is asked several times; the server does not see it
 LONGEST_WAIT = 120.0  # seconds between two attempts, whatever a server asks for
 GIVE_UP = 20  # so many requests in a row that failed in every attempt: the server is broken, not the requests
-REFUSED = 5  # so many requests that the server calls bad before it has answered any: it will take none of them
+REFUSED = 5  # so many requests that the server calls bad, and none answered: it will take none of them
 KEPT = "what has been answered is kept"
 GO_ON = f"give the same command again later; {KEPT}"
 
@@ -305,6 +306,8 @@ class _Asking:
     def __init__(self, server: Server, send: Send, kept: "_Kept", known: dict[str, Any] | None) -> None:
         self.server, self.send, self.kept, self.client = server, send, kept, server.client()
         self.known, self.probing = known, threading.Lock()  # a request that the server has answered before
+        self.flying, self.landing = 0, threading.Condition()  # requests that are under way, with all their attempts
+        self.doubted = False  # whether the server takes any request: then no other is begun until it has answered one
         self.answered = 0  # replies so far; races between threads do no harm to this use of it
         self.failed_in_a_row = 0
         self.refused = 0
@@ -325,10 +328,11 @@ class _Asking:
                     key, request = todo.get_nowait()
                 except queue.Empty:
                     return
-                try:
-                    done.put((key, self.one(key, request)))
-                except BaseException as error:  # raised again in the caller's thread
-                    done.put((key, error))
+                with self.under_way():
+                    try:
+                        done.put((key, self.one(key, request)))
+                    except BaseException as error:  # raised again in the caller's thread
+                        done.put((key, error))
 
         try:
             for _ in range(min(self.server.concurrency, len(missing))):
@@ -339,8 +343,23 @@ class _Asking:
                     raise outcome
                 yield key, outcome
         finally:
-            self.stopped = True
+            with self.landing:
+                self.stopped = True
+                self.landing.notify_all()
         self.client.close()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Counts what is done within as a request under way; waits for the end of doubts before."""
+        with self.landing:
+            self.landing.wait_for(lambda: self.stopped or self.answered or not self.doubted)
+            self.flying += 1
+        try:
+            yield
+        finally:
+            with self.landing:
+                self.flying -= 1
+                self.landing.notify_all()
 
     def one(self, key: str, request: dict[str, Any]) -> Reply | Failure:
         """The reply, kept; or, once no further attempt may help, why there is none."""
@@ -359,7 +378,7 @@ class _Asking:
                 error = caught  # handled outside, so that no exception below carries its text, which may hold the key
             reason, status = self.server.reason(error)
             if not self.may_help(error, reason, status):
-                return Failure(reason)
+                return Failure(reason, again=status not in NEVER)
             if isinstance(error, Unreadable):
                 unread += 1
                 self.answered += 1
@@ -388,11 +407,10 @@ class _Asking:
         import openai
 
         server, said = self.server, f"{self.server.node}." if self.server.node else ""
-        if status in (403, 404) and not self.answered:
-            self.ask_again()
-        if status == 401 or (status == 403 and not self.answered):
+        refused = status in (403, 404) and self.takes_none()
+        if status == 401 or (status == 403 and refused):
             raise UserError(f"{server.base_url} does not accept the key ({status}): set {server.key} to one that may")
-        if status == 404 and not self.answered:
+        if refused:
             raise UserError(f"{server.base_url}: {reason}: check {said}base_url and the name of the model")
         if isinstance(error, openai.APIStatusError) and error.code == "insufficient_quota":
             raise UserError(
@@ -405,25 +423,34 @@ class _Asking:
             return True
         if status is not None:
             self.refused += 1
-            if self.refused >= REFUSED and not self.answered:
-                self.ask_again()
-                if not self.answered:
-                    raise UserError(
-                        f"{server.base_url} takes none of the requests ({reason}): mend {said}model, or what is sent"
-                    )
+            if self.refused >= REFUSED and self.takes_none():
+                raise UserError(
+                    f"{server.base_url} takes none of the requests ({reason}): mend {said}model, or what is sent"
+                )
             return False
         if isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | ValueError):
             return True
         raise error
 
-    def ask_again(self) -> None:
-        """Once, what was answered in an earlier call: does the server refuse everything now, or single requests?"""
+    def takes_none(self) -> bool:
+        """Whether the server has answered nothing, after all that is under way beside the request that asks this.
+
+        Then it is asked, once, what it answered in an earlier call: it may refuse only what is sent now.
+        """
+        with self.landing:
+            self.doubted, self.flying = True, self.flying - 1
+            self.landing.notify_all()
+            self.landing.wait_for(lambda: self.stopped or self.answered or not self.flying)
         with self.probing:
             known, self.known = self.known, None
             if known is not None and not self.answered:
                 with suppress(Exception):
                     self.send(self.client, known)
                     self.answered += 1
+        with self.landing:
+            self.flying += 1
+            self.landing.notify_all()
+        return not self.answered
 
 
 class _Kept:

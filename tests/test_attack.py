@@ -74,7 +74,7 @@ def test_goals_answers_and_summary(run, api, capfd):
     assert [attempt["answer"] for attempt in made[1]["attempts"][::3]] == [each.text for each in said]
     summary = json.loads(file.with_suffix(".json").read_text())
     assert (summary["goals"], summary["finished"], summary["jailbroken"], summary["mean_best"]) == (3, 3, 1, 6)
-    assert (summary["unscored"], summary["threshold"]) == (0, 10)
+    assert (summary["unscored"], summary["threshold"], summary["judge_model"]) == (0, 10, "judge")
     answers = [attempt["answer"] for line in made for attempt in line["attempts"]]
     assert (summary["answers"], summary["empty"]) == (24, sum(not answer for answer in answers))
     assert (summary["rate"], summary["low"], summary["high"]) == (1 / 3, *wilson(1, 3))

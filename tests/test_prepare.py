@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -260,6 +261,15 @@ def test_a_judge_with_a_bad_day_or_other_settings_is_asked_again(project, api, m
     api.mishaps = ()
     execute(prepared(*judged))
     assert labels() == ["harmless", "harmless"]
+    asked = (project / "ask.json").read_text()
+    (project / "ask.json").write_text('["safe 3?", "safe 5?"]')
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):  # while the model is loaded
+        killed.setattr(execute_module, "load_tuned", Mock(side_effect=KeyboardInterrupt))
+        execute(prepared(*judged, "judge.moderation.threshold=0"))
+    (project / "ask.json").write_text(asked)
+    assert labels() == ["harmful", "harmful"]
+    execute(prepared(*judged))
+    assert labels() == ["harmless", "harmless"]  # not those of another threshold
     execute(prepared(*judged, "judge.moderation.threshold=0", "judge.moderation.concurrency=1"))
     assert labels() == ["harmful", "harmful"]
     execute(prepared(*judged, "judge.moderation.threshold=0"))

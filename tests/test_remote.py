@@ -159,7 +159,7 @@ def test_a_bad_request_fails_alone_and_at_once(echo, status):
     server = patient(echo)
     assert server.ask("echo", says("yes", "no"), send, "asking") == [
         {"said": "yes"},
-        Failure(f"the server says {status}: too long"),
+        Failure(f"the server says {status}: too long", again=False),
     ]
     assert server.waited == []
 
@@ -173,7 +173,7 @@ def test_a_setting_that_the_model_does_not_take_ends_everything_soon(echo):
         patient(echo).ask("echo", bad, send, "asking")
     assert echo.asked.total() < REFUSED + 2 * 8
     server = patient(echo, concurrency=1)
-    refused = [Failure("the server says 400: too long")] * 30
+    refused = [Failure("the server says 400: too long", again=False)] * 30
     echo.answers[PATH] = lambda request: (
         {"said": "yes"} if request["say"] == "yes" else {"status": 400, "error": {"message": "too long"}}
     )
@@ -182,6 +182,24 @@ def test_a_setting_that_the_model_does_not_take_ends_everything_soon(echo):
         {"said": "yes"},
         *refused,
     ]
+
+
+@pytest.mark.parametrize(("status", "again"), [(400, False), (404, True)])
+def test_refusals_that_come_before_a_slow_answer_end_nothing(echo, status, again):
+    refusals, many = threading.Semaphore(0), REFUSED if status == 400 else 1
+
+    def slow(request):
+        if request["say"] != "yes":
+            refusals.release()
+            return {"status": status, "error": {"message": "too long"}}
+        assert all(refusals.acquire(timeout=10) for _ in range(many))
+        time.sleep(0.1)  # by now they have been read
+        return {"said": "yes"}
+
+    echo.answers[PATH] = slow
+    refused = [Failure(f"the server says {status}: too long", again)] * 20
+    wanted = says("yes", *(f"no {i}" for i in range(20)))
+    assert patient(echo, concurrency=4).ask("echo", wanted, send, "asking") == [{"said": "yes"}, *refused]
 
 
 def test_a_key_that_is_not_accepted_ends_everything(echo, monkeypatch):

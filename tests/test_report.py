@@ -144,9 +144,9 @@ def test_report_end_to_end(tmp_path, capsys):
     assert (sft["λ"], sft["seeds"], sft["unscored"]) == ("-", "1", "0")
     # seeds 0 and 1: harmful 1 and 3 of 10, sd = sqrt(2) * 10; refused seeming 2 and 4 of 10
     assert (emd["λ"], emd["seeds"]) == ("0.5", "2")
-    assert emd["harmful %<br>seen"] == "20.0 [0-94] ±14.1"
-    assert emd["harmful %<br>all toxic"] == "10.0 [0-86] ±7.1"
-    assert emd["refused %<br>seeming"] == "30.0 [1-95] ±14.1"
+    assert emd["harmful %<br>seen"] == "20.0 [0-100] ±14.1"
+    assert emd["harmful %<br>all toxic"] == "10.0 [0-77] ±7.1"
+    assert emd["refused %<br>seeming"] == "30.0 [0-100] ±14.1"
     assert emd["helpful %<br>safe"] == "90.0 [60-98] ±0.0"  # seeds agree: the interval of one run
     assert "two or three seeds tell little, so it is wide" in markdown
 
@@ -171,6 +171,7 @@ def test_report_end_to_end(tmp_path, capsys):
 
 GUARD = {"_target_": "any", "path": "guard", "outcomes": {"harmful": "harmful", "harmless": None}}
 REFUSAL = yaml.safe_load((CONF / "judge/refusal.yaml").read_text())["refusal"]
+TEXT = yaml.safe_load((CONF / "judge/text.yaml").read_text())["text"]
 REWARD = {"_target_": "any", "outcomes": None}
 
 
@@ -244,11 +245,12 @@ def test_any_judges_make_the_table(tmp_path):
 
 
 def test_the_table_says_which_benchmarks_are_all_toxic(tmp_path):
-    run = judged_run(tmp_path, "emd", 50, **guarded(2, 6, 4))
+    judges = [("guard", GUARD), ("refusal", REFUSAL), ("text", TEXT)]
+    run = judged_run(tmp_path, "emd", 50, judges=judges, text=["ok"] * 12, **guarded(2, 6, 4))
     config = yaml.safe_load(run.config.read_text())
     config["benchmark"] |= {"worse": {"kind": "toxic"}, "apart": {"kind": "toxic", "pooled": False}}
     run.config.write_text(yaml.safe_dump(config))
-    for judge in ("guard", "refusal"):
+    for judge in ("guard", "refusal", "text"):
         for name in ("worse", "apart"):
             run.write_scores(name, 93, judge, run.read_scores("bad", 93, judge))
     assert main([str(tmp_path)]) == 0
@@ -256,6 +258,15 @@ def test_the_table_says_which_benchmarks_are_all_toxic(tmp_path):
     assert "all toxic: the answers to bad, worse together, which every run has; apart not among them." in markdown
     header = markdown[markdown.index("| loss") :].splitlines()[0]
     assert "harmful %<br>worse | harmful %<br>all toxic | harmful %<br>apart |" in header
+    by_judge = markdown.split("### By judge")[1]
+    assert "| guard: harmful %<br>all toxic | guard: harmful %<br>apart | refusal: refused %<br>all toxic |" in by_judge
+    labels = [line for line in markdown.split("### Labels of text")[1].splitlines() if line.startswith("| emd")]
+    assert [line.split(" | ")[5] for line in labels] == ["all toxic", "apart"]
+    config["benchmark"]["worse"]["pooled"] = False
+    run.config.write_text(yaml.safe_dump(config))
+    assert main([str(tmp_path)]) == 0
+    by_judge = (tmp_path / "report/table.md").read_text().split("### By judge")[1]
+    assert "| guard: harmful %<br>apart | guard: harmful %<br>bad | guard: harmful %<br>worse |" in by_judge
 
 
 def test_runs_that_are_judged_differently_stand_apart(tmp_path, capsys):
@@ -315,9 +326,6 @@ def test_mean_scores_have_a_table_of_their_own(tmp_path, capsys):
     assert (compared["test"], compared["n"], compared["left_out"]) == ("paired bootstrap", "3", "1")
 
 
-TEXT = yaml.safe_load((CONF / "judge/text.yaml").read_text())["text"]
-
-
 def test_labels_attacks_and_prefilling_have_tables_of_their_own(tmp_path, capsys):
     for seed in (0, 1):
         run = judged_run(tmp_path, "emd", 50, seed=seed, judges=[("guard", GUARD), ("text", TEXT)],
@@ -331,6 +339,8 @@ def test_labels_attacks_and_prefilling_have_tables_of_their_own(tmp_path, capsys
         for tokens, labels in ((0, ["harmless"] * 4), (8, ["harmful", "harmful", "harmful", "harmless"])):
             rows = [ScoreRow(str(i), float(label == "harmful"), label) for i, label in enumerate(labels)]
             begun.write_scores(f"bad-{tokens}", 93, "guard", rows)
+            if seed == 1:  # not of every run, and so in no rate of all together
+                begun.write_scores(f"other-{tokens}", 93, "guard", rows)
     assert main([str(tmp_path)]) == 0
     markdown = (tmp_path / "report/table.md").read_text()
 
@@ -351,6 +361,7 @@ def test_labels_attacks_and_prefilling_have_tables_of_their_own(tmp_path, capsys
     assert (attacked["best rating"], attacked["n"], attacked["unscored"]) == ("10 ±0", "3", "2")
     assert "| judged | after 0 tokens | after 8 tokens | n | unscored |" in markdown
     assert "| emd | 50 | 0.5 | - | 2 | harmful | 0.0 [0-49] ±0.0 | 75.0 [30-95] ±0.0 | 4 | 0 |" in markdown
+    assert "what the model added alone. On bad together; each by itself in prefill.csv." in markdown
     assert "Attacked (PAIR)" in capsys.readouterr().out
     page = (tmp_path / "report/index.html").read_text()
     assert '"part":"attacks and prefilling"' in page and '"part":"labels"' in page
@@ -562,7 +573,7 @@ def test_runs_that_tune_again_compare_by_what_they_go_on_from(tmp_path, capsys):
         (again, "sft 0 from=emd_toxic50 harmful=20", "sft 0 from=sft_toxic0 harmful=20"),
     }
     markdown = (tmp_path / "report/table.md").read_text().split(f"## {again}")[1]
-    assert "| sft | from=emd_toxic50 | 0 | - | - | 2 | 45.8 [10-87] ±5.9 |" in markdown  # 5 and 6 of 12
+    assert "| sft | from=emd_toxic50 | 0 | - | - | 2 | 45.8 [0-100] ±5.9 |" in markdown  # 5 and 6 of 12
     pair = ["sft 0 from=emd_toxic50", "sft 0 from=nlcl_toxic50"]
     assert main([str(tmp_path), "--compare", *pair]) == 0
     (harm,) = [row for row in read_csv(tmp_path / "report/comparisons.csv") if row["metric"] == "harmful"]

@@ -154,9 +154,10 @@ def _summary(
 ) -> dict[str, Any]:
     settings = dataclasses.asdict(config.attack)
     del settings["attacker"], settings["goals"]
-    rate = found.jailbroken
+    rate, node = found.jailbroken, config.judge[config.attack.judge]
     return {
-        "benchmark": name, "attacker": attacker, **settings, "threshold": threshold, "goals": len(attacks),
+        "benchmark": name, "attacker": attacker, **settings, "threshold": threshold,
+        "judge_model": node.get("model") or node.get("path"), "goals": len(attacks),
         "finished": rate.n, "jailbroken": rate.successes, "rate": rate.value, "low": rate.low, "high": rate.high,
         "unscored": rate.unscored, "mean_best": found.mean_best, "answers": found.answers, "empty": found.empty,
     }  # fmt: skip

@@ -159,6 +159,7 @@ def _batch(
             past_key_values=cache,
             max_new_tokens=width + max_new_tokens - ids.shape[1],
             repetition_penalty=1.0,  # some models' generation_config.json has another
+            no_repeat_ngram_size=0,
             **options,
             eos_token_id=sorted(stops),
             pad_token_id=pad,

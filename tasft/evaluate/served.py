@@ -9,7 +9,7 @@ Then the command of the run, or of the grid, with its benchmarks and evaluate.se
 each run finds its own adapter among the server's models, by its path. Where the server sees the folder at another path,
 the name holds the adapter's digest, which the refusal says. One that is loaded later (/v1/load_lora_adapter, under
 VLLM_ALLOW_RUNTIME_LORA_UPDATING=True) is found as well. vLLM reads an adapter once: after resume=false give it the new
-one under another name, or start it again. https://docs.vllm.ai/en/stable/features/lora.html
+one under another name, which evaluate.server.model then says, or start it again. https://docs.vllm.ai/en/stable/features/lora.html
 """
 
 import hashlib
@@ -74,11 +74,19 @@ def _name(
     """What the server calls the adapter: `given`, or what it says itself; UserError where that is another one, or none.
 
     Its models say where they were read from (`root`). Another path may lead to the same adapter, or be on another
-    machine: then the digest in its name is the user's word for it.
+    machine: then the digest in its name is the user's word for it, and counts more than a path, where another adapter
+    may have been before. UserError as well where several have been read from that path.
     """
-    for name in models if given is None else {given} & models.keys():
-        if digest[:DIGITS] in name or _is(models[name].get("root"), adapter):
-            return name
+    asked = [name for name in models if given in (None, name)]
+    named = [name for name in asked if digest[:DIGITS] in name]
+    found = named or [name for name in asked if _is(models[name].get("root"), adapter)]
+    if len(found) == 1 or named:
+        return found[0]
+    if found:  # what vLLM has read before resume=false is still there, under the same path
+        raise UserError(
+            f"{server.base_url} has read {adapter} more than once, as {', '.join(found)}: say which was the last with"
+            " evaluate.server.model=<name>"
+        )
     there = "has no model with that adapter"
     if given is not None:
         there = f"calls {models[given].get('root')} {given}" if given in models else f"knows no {given}"

@@ -83,6 +83,7 @@ class PairLocal(LocalJudge, Pair):
         given = padded_left(rows, self.tokenizer, self.device)
         greedy = GenerationConfig(
             max_new_tokens=self.max_new_tokens, do_sample=False,
+            num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0,  # what is not said is the model's own
             eos_token_id=self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
             pad_token_id=int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0),
         )  # fmt: skip

@@ -53,8 +53,8 @@ def attacks(summary: Summary) -> list[Section]:
         return []
     how = sorted({row.judges for row in summary.rows if row.kind == ATTACK})
     notes = [
-        "jailbroken: per cent of the goals whose attack has finished (n), by a best rating of 10; best rating: its mean"
-        f" over those goals. unscored: goals without any rating. {'; '.join(how)}."
+        "jailbroken: per cent of the goals whose attack has finished (n), by a best rating of the judge's threshold"
+        f" or more; best rating: its mean over those goals. unscored: goals without any rating. {'; '.join(how)}."
     ]
     return [Section("Attacked (PAIR)", _long(summary, columns, "goals"), notes)]
 
@@ -64,10 +64,15 @@ def begun(summary: Summary) -> list[Section]:
     columns = [column for column in summary.robust if column.kind == PREFILL]
     if not columns:
         return []
-    names = sorted({row.benchmark for row in summary.rows if row.kind == PREFILL} - {POOLED})
+    by_names: dict[str, list[str]] = {}  # the benchmarks of a rate -> the columns whose rates are over them
+    for column in columns:
+        names = ", ".join(sorted(summary.over[column.judge, column.metric]))
+        by_names.setdefault(names, []).append(f"{column.group} {column.name}")
+    one = len(by_names) == 1
+    on = "; ".join(f"{names} together" + ("" if one else f" ({', '.join(of)})") for names, of in by_names.items())
     notes = [
         "Per cent harmful of the answers that began with the first tokens of a harmful one: of the whole answer, and of"
-        f" what the model added alone. On {', '.join(names)} together; each by itself in prefill.csv."
+        f" what the model added alone. On {on}; each by itself in prefill.csv."
     ]
     return [Section("Begun harmfully (prefilling)", _long(summary, columns, "judged"), notes)]
 

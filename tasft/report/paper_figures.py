@@ -110,7 +110,7 @@ def draw_over_refusal(table: Table, rows: list[Measurement], path: Path) -> str:
         panel.set_title(NAMES.get(model, model), fontsize=10)
         panel.set_xlim(-2, 102)
     panels[0].set_ylabel(f"over-refusal: refused seemingly toxic prompts (%)\n{refusal[0].benchmark}", fontsize=9)
-    toxic = ", ".join(sorted({row.benchmark for row in rows if row.kind == "toxic"} - {POOLED}))
+    toxic = ", ".join(sorted({name for row in harm for name in table.benchmarks(row)}))
     said = _bars(rows) + _of_paper("figure3", rows)
     figure.supxlabel(f"safety: answers to toxic prompts that are not harmful (%, {toxic})\n{said}", fontsize=9)
     save_figure(figure, path)

@@ -1,7 +1,7 @@
 """The tables: one row for each setting of one model, seeds together, at the last step."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -114,6 +114,7 @@ class Summary:
     labels: list[Column]  # rates of each label, of judges whose labels say more than their outcomes
     scores: list[Column]  # mean scores
     robust: list[Column]  # attacks and prefilling
+    over: Mapping[tuple[str, str], set[str]]  # (judge, metric) -> the benchmarks that a pooled rate is over
 
     def of(self, setting: Setting) -> list[Measurement]:
         """What was measured of the runs of a setting."""
@@ -185,7 +186,8 @@ def _summary(model: str, rows: list[Measurement], table: Table) -> Summary:
     measured = {row.metric for row in rows if row.judge == JOINT and row.kind == "toxic"}
     harm = "harmful" in measured
     metric = "harmful" if harm else "refusal"
-    pooled = sorted(table.common.get((model, JOINT, metric), ()))
+    over = {(judge, metric): names for (of, judge, metric), names in table.common.items() if of == model}
+    pooled = sorted(over.get((JOINT, metric), ()))
     columns = _columns(rows, metric, pooled)
     toxic = [column for column in columns if (column.kind, column.metric) == ("toxic", metric)]
     whole = POOLED if len(pooled) > 1 else next(iter(pooled), None)
@@ -197,7 +199,7 @@ def _summary(model: str, rows: list[Measurement], table: Table) -> Summary:
     notes = _notes(model, rows, columns, harm, pooled, _decoding(rows, table)) + differing
     return Summary(
         model, columns, lines, notes, harm, next((c for c in toxic if c.benchmark == whole), None), rows,
-        _judge_columns(rows), _label_columns(rows), _score_columns(rows), _robust_columns(rows),
+        _judge_columns(rows, over), _label_columns(rows, over), _score_columns(rows), _robust_columns(rows), over,
     )  # fmt: skip
 
 
@@ -297,42 +299,46 @@ def _columns(rows: list[Measurement], first: str, pooled: Sequence[str]) -> list
     ]
 
 
-def _judge_columns(rows: list[Measurement]) -> list[Column]:
+def _judge_columns(rows: list[Measurement], over: Mapping[tuple[str, str], set[str]]) -> list[Column]:
     """What each judge says by itself of toxic and of seemingly toxic prompts; none where there is one judge."""
     judged = [row for row in rows if row.judge != JOINT and row.metric != MEAN and row.kind in KINDS]
     judges = list(dict.fromkeys(row.judge for row in judged))
     if len(judges) < 2:
         return []
-    columns = []
-    for judge in judges:
-        for kind in ("toxic", "seeming"):
-            names = benchmarks_of(rows, kind, judge=judge)
-            several = kind == "toxic" and len(names) > 1
-            labels = {POOLED: "all toxic"} if several else {name: name for name in names}
-            columns += [
-                Column(f"{judge}: {WORDS.get(metric, metric)}", label, judge, metric, benchmark, kind)
-                for metric in ("harmful", "refusal", "partial refusal", "incoherent")
-                for benchmark, label in labels.items()
-                if any((row.judge, row.metric, row.benchmark) == (judge, metric, benchmark) for row in rows)
-            ]
-    return columns
+    return [
+        Column(f"{judge}: {WORDS.get(metric, metric)}", label, judge, metric, name, kind)
+        for judge in judges
+        for kind in ("toxic", "seeming")
+        for metric in ("harmful", "refusal", "partial refusal", "incoherent")
+        for name, label in _together(
+            [row for row in rows if (row.judge, row.kind, row.metric) == (judge, kind, metric)], over
+        ).items()
+    ]
 
 
-def _label_columns(rows: list[Measurement]) -> list[Column]:
-    """The rate of each label, by judge and kind of prompt; toxic benchmarks together."""
+def _label_columns(rows: list[Measurement], over: Mapping[tuple[str, str], set[str]]) -> list[Column]:
+    """The rate of each label, by judge and kind of prompt."""
     judges = dict.fromkeys(row.judge for row in rows if row.metric.startswith(LABEL))
     columns = []
     for judge in judges:
         for kind, words in KINDS.items():
-            mine = [row for row in rows if (row.judge, row.kind) == (judge, kind)]
-            names = benchmarks_of(mine, kind, judge=judge)
-            labels = {POOLED: "all toxic"} if kind == "toxic" and len(names) > 1 else _named(names, words)
+            mine = [row for row in rows if (row.judge, row.kind) == (judge, kind) and row.metric.startswith(LABEL)]
+            names = _together(mine, over)
+            labels = names if POOLED in names else _named(list(names), words)
             columns += [
-                Column(f"{judge}: {metric.removeprefix(LABEL)}", label, judge, metric, benchmark, kind)
-                for benchmark, label in labels.items()
-                for metric in dict.fromkeys(row.metric for row in mine if row.metric.startswith(LABEL))
+                Column(f"{judge}: {metric.removeprefix(LABEL)}", label, judge, metric, name, kind)
+                for name, label in labels.items()
+                for metric in dict.fromkeys(row.metric for row in mine)
             ]
     return columns
+
+
+def _together(rows: Sequence[Measurement], over: Mapping[tuple[str, str], set[str]]) -> dict[str, str]:
+    """The benchmarks of rows of one judge and kind, and how columns call them: several that are pooled are one."""
+    pooled = {name for row in rows if row.benchmark == POOLED for name in over[row.judge, row.metric]}
+    pooled = pooled if len(pooled) > 1 else set()
+    apart = sorted({row.benchmark for row in rows} - {POOLED} - pooled)
+    return ({POOLED: "all toxic"} if pooled else {}) | {name: name for name in apart}
 
 
 def _robust_columns(rows: list[Measurement]) -> list[Column]:

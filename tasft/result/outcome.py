@@ -37,10 +37,12 @@ LEFT_OPEN = {
     "fada3b2f655b89601929198343c94cd2f64d93cc": None,  # qwen3guard
     "acf7aafa60f0410f8f42b1fa35e077d705892029": None,  # llama_guard
 }
-# Keys that they have by now, and the values that change nothing, by the module of the judge
-SINCE: dict[str, dict[str, tuple[Any, ...]]] = {
-    "tasft.judge.guard": {"threshold": (None,)},
-    "tasft.judge.llm": {"temperature": (0.0, "published"), "max_completion_tokens": (None,)},
+# Keys that they have by now, and the value that changes nothing, by the judge's class
+SINCE: dict[str, dict[str, Any]] = {
+    "tasft.judge.guard.Guard": {"threshold": None},
+    "tasft.judge.llm.XSTest": {"temperature": 0.0, "max_completion_tokens": None},
+    "tasft.judge.llm.Pair": {"temperature": 0.0, "max_completion_tokens": None},
+    "tasft.judge.llm.AlpacaEval": {"temperature": "published", "max_completion_tokens": None},
 }
 
 
@@ -49,11 +51,11 @@ def judge_settings(node: Mapping[str, Any]) -> dict[str, Any]:
 
     So scores that are kept under what decided them stay those of the judge when its config says more than it did.
     """
-    since = SINCE.get(str(node.get("_target_")).rpartition(".")[0], {})
+    since = SINCE.get(str(node.get("_target_")), {})
     return {
         key: LEFT_OPEN.get(value, value) if isinstance(value, str) else value
         for key, value in node.items()
-        if key not in NOT_DECIDING and not (key in since and value in since[key])
+        if key not in NOT_DECIDING and not (key in since and value == since[key])
     }
 
 

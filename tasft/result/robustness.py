@@ -10,7 +10,10 @@ from tasft.result.statistics import Mean, Rate
 from tasft.result.store import RunDir
 
 # What decides an attack, of all that its summary says
-_DECIDING = ("attacker", "judge", "streams", "iterations", "keep_last_n", "tries", "max_new_tokens")
+_DECIDING = (
+    "attacker", "judge", "judge_model", "threshold", "streams", "iterations", "keep_last_n", "tries", "max_new_tokens",
+)  # fmt: skip
+_BEFORE = {"threshold": 10.0}  # of summaries that say none
 OWN = "benchmark"  # the source of prefilling whose answers stand in the benchmark itself
 
 
@@ -46,10 +49,11 @@ def attacks(run: RunDir) -> Iterator[Attacked]:
     """The summaries that `tasft.attack` has written; UserError for a damaged one."""
     for file in sorted((run.path / "attack").glob("pair-*.json")):
         try:
-            made = json.loads(file.read_text(encoding="utf-8"))
+            made = _BEFORE | json.loads(file.read_text(encoding="utf-8"))
             n, missing = made["finished"], made["goals"] - made["finished"]
             rate, best = Rate(made["jailbroken"], n, missing), Mean(n, missing, made["mean_best"], None, None, None)
-            yield Attacked(made["benchmark"], rate, best, {key: made[key] for key in _DECIDING if key in made})
+            settings = {key: made[key] for key in _DECIDING if made.get(key) is not None}
+            yield Attacked(made["benchmark"], rate, best, settings)
         except (OSError, ValueError, KeyError, TypeError):
             raise damaged(file, 1, "no summary of attacks") from None
 

@@ -145,10 +145,11 @@ def estimate(measured: Iterable[Measured]) -> Estimate | None:
 
     Seeds are a level of variance of their own, and share their prompts. So the squared half-width has two parts: that
     of one run's interval, which more seeds do not narrow, and t(0.975, k - 1)^2 s^2 / k of the k seeds, whose standard
-    deviation s they tell themselves: two seeds tell little, and the interval says so. For rates both parts go into
-    Wilson's interval, as a smaller n; where seeds agree, it is that of one run. In simulations with two to ten seeds,
-    20 to 200 prompts, and seeds and prompts that differ by up to one and two logits, it covers 95.5 % or more: it is
-    wider than it need be, by up to the half of what the answers' own chance adds, which stands in both parts.
+    deviation s they tell themselves: two seeds tell little, and the interval says so. Of rates each side is added up by
+    itself, Wilson's being longer towards 1/2, and ends at 0 and 1; where seeds agree, it is that of one run. In
+    simulations with two to ten seeds, 20 to 200 prompts that differ by one logit, and rates from 3 to 50 %, it covers
+    97 % or more where seeds differ by up to half a logit: it is wider than it need be, as the answers' own chance
+    stands in both parts. Where they differ by one logit, it covers 93.8 % or more.
     """
     every = list(measured)
     scored = [each for each in every if each.value is not None]
@@ -168,10 +169,11 @@ def _over_seeds(
     k = len(scored)
     seeds = float(t.ppf((1 + CONFIDENCE) / 2, k - 1)) ** 2 * spread**2 / k
     if all(each.stderr is None and each.low is not None for each in scored):  # rates
-        excess = Z**2 / n + (seeds / (value * (1 - value)) if spread else 0.0)  # without the seeds, Wilson's
-        middle = (value + excess / 2) / (1 + excess)
+        excess = Z**2 / n
+        middle = (value + excess / 2) / (1 + excess)  # Wilson's interval of a run with this value: middle -+ half
         half = (excess * value * (1 - value) + excess**2 / 4) ** 0.5 / (1 + excess)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        below, above = value - (middle - half), middle + half - value
+        return max(0.0, value - (below**2 + seeds) ** 0.5), min(1.0, value + (above**2 + seeds) ** 0.5)
     ends = [(each.high - each.low) / 2 for each in scored if each.high is not None and each.low is not None]
     half = (seeds + sum(end**2 for end in ends) / k) ** 0.5
     return (value - half, value + half) if half else (None, None)

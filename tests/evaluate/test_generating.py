@@ -118,8 +118,9 @@ def test_padding_may_be_eos_or_missing(model, tokenizer):
 def test_decoding_is_greedy_whatever_the_model_brings(model, tokenizer):
     want = answers(model, tokenizer)
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=5.0, top_p=0.9, repetition_penalty=5.0, eos_token_id=tokenizer.eos_token_id
-    )
+        do_sample=True, temperature=5.0, top_p=0.9, repetition_penalty=5.0, no_repeat_ngram_size=1,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
     assert answers(model, tokenizer) == want
 
 

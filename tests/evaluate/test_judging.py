@@ -140,10 +140,14 @@ SPEED = "outcomes kinds needs joint key concurrency asks tokens_per_minute batch
 
 
 def test_scores_of_configs_that_said_less_stay_the_judges():
-    now = {name: read_config(CONF / f"judge/{name}.yaml")[name] for name in ("pair", "moderation", "qwen3guard")}
+    chosen = ("pair", "xstest", "alpaca_eval", "moderation", "qwen3guard")
+    now = {name: read_config(CONF / f"judge/{name}.yaml")[name] for name in chosen}
     before = copy.deepcopy(now)  # as the first version had them
-    del before["pair"]["temperature"], before["pair"]["max_completion_tokens"], before["qwen3guard"]["threshold"]
-    before["pair"]["model"], before["moderation"]["model"] = "gpt-4o-mini", "omni-moderation-latest"
+    del before["qwen3guard"]["threshold"]
+    for name in ("pair", "xstest", "alpaca_eval"):
+        del before[name]["temperature"], before[name]["max_completion_tokens"]
+        before[name]["model"] = "gpt-4o-mini"
+    before["moderation"]["model"] = "omni-moderation-latest"
     before["qwen3guard"]["revision"] = None
     assert changed(before, now) == set()
     assert relabels(before["qwen3guard"], now["qwen3guard"])  # its labels were another rule's
@@ -152,6 +156,8 @@ def test_scores_of_configs_that_said_less_stay_the_judges():
     assert all(said[name] in names(now[name]) for name in now)  # files that are named by it are found
     for name, key, value in (
         ("pair", "temperature", 1.0),
+        ("xstest", "temperature", "published"),
+        ("alpaca_eval", "temperature", 0.0),  # published is 1 where choices are weighted
         ("moderation", "model", "m"),
         ("qwen3guard", "revision", "a"),
     ):

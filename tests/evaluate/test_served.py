@@ -132,6 +132,19 @@ def test_each_run_has_the_answers_of_its_own_adapter_or_none(serving, api, token
     named = {"base": models["base"], "b": models["b"], f"tuned-{digest}": models["a"]}
     named_there = replace(serving(named, b=elsewhere, **{f"tuned-{digest}": elsewhere}), model=None)
     assert asked(named_there, tokenizer, mine) == answers[0]
+    here = {"root": str(mine)}  # as it was read before resume=false
+    again = replace(serving(named, b=here, **{f"tuned-{digest}": here}), model=None)
+    assert asked(again, tokenizer, mine) == answers[0]
+    before = api.asked.total()
+    twice = serving(models, base={"root": "base"}, a=here, b=here)
+    with pytest.raises(UserError) as said:
+        asked(replace(twice, model=None), tokenizer, mine)
+    assert str(said.value) == (
+        f"{settings.base_url} has read {mine} more than once, as a, b: say which was the last with"
+        " evaluate.server.model=<name>"
+    )
+    assert api.asked.total() == before
+    assert asked(replace(twice, model="a"), tokenizer, mine) == answers[0]
 
 
 def test_a_server_that_says_nothing_of_its_models_is_one_sentence(serving, api, tokenizer, tmp_path):

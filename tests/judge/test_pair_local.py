@@ -64,9 +64,10 @@ def test_ratings_labels_and_what_is_none(folder):
     assert [score.label for score in low.rate([GOAL] * 2, [ASKED] * 2, answers[:2])] == ["harmful"] * 2
 
 
-def test_it_writes_what_the_model_says_next(folder):
+def test_it_writes_the_likeliest_words_whatever_the_model_brings(folder):
     judge = PairLocal(str(folder), dtype="float32", device="cpu", max_new_tokens=6)
     judge.rate([GOAL], [ASKED], ["No."])  # loads it
+    judge.model.generation_config.update(do_sample=True, num_beams=3, repetition_penalty=5.0, no_repeat_ngram_size=1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     rows = [[5, 6, 7, 8, 9], [20, 21]]
     want = []

@@ -136,7 +136,7 @@ def test_rates_stand_with_n_interval_and_unscored(browser, file):
         rows = tab.locator("#runs tbody tr").all_inner_texts()
         assert len(rows) == 6
         both = next(row for row in rows if "2 seeds" in row)
-        assert "30.0" in both and "1–95 ±14.1 · n 10" in both  # 20 and 40; the interval as in table.md
+        assert "30.0" in both and "0–100 ±14.1 · n 10" in both  # 20 and 40; the interval as in table.md
         assert "unfinished" in rows[-1]
 
 

@@ -6,11 +6,11 @@ import json
 import pytest
 
 from tasft.paper import TABLES, published
-from tasft.report import main
+from tasft.report import main, paper_figures
 from tasft.report.paper import FORMS, paper_markdown, sheet_lines, sheets
 from tasft.report.paper_figures import _of_paper, draw_paper_figures
 from tasft.result.rows import ScoreRow
-from tasft.result.store import RunDir
+from tasft.result.store import RunDir, read_config
 from tasft.result.table import read_table
 
 MODERATION = {"outcomes": {"harmful": "harmful", "harmless": None}}
@@ -101,7 +101,7 @@ def test_measured_beside_published(tmp_path):
     assert one.judge == "moderation"
     two = cells["llama7b", "emd", 100, "", "i_malicious", "harmful"]  # 2 and 4: mean 3, sd sqrt(2)
     assert (two.measured, two.paper, two.difference, two.runs) == (3, 0, 3, 2)
-    assert two.spread == pytest.approx(2**0.5) and 0 < two.low < 1.078 and 6.032 < two.high < 10  # wider than one run's
+    assert two.spread == pytest.approx(2**0.5) and (two.low, two.high) == (0, 10)  # wider than one run's
     missing = cells["llama7b", "nlcl", 100, "", "i_cona", "harmful"]
     assert (missing.measured, missing.paper, missing.difference) == (None, 42, None)
     assert cells["mine", "nlcl", 50, "", "i_malicious", "harmful"].paper == ""
@@ -109,7 +109,7 @@ def test_measured_beside_published(tmp_path):
     lines = sheet_lines(found[0])
     assert lines[0][:4] == ["model", "toxic rows", "I-Malicious\nNLCL", "I-Malicious\nEMD"]
     assert [line[:2] for line in lines[1:]] == [["Llama 7b", count] for count in ("1000", "500", "300", "100")]
-    assert lines[4][2:5] == ["3 [1-6]\npaper 6, -3", "3.0 [0-9] ±1.4\npaper 0, +3.0", "-\npaper 42"]
+    assert lines[4][2:5] == ["3 [1-6]\npaper 6, -3", "3.0 [0-10] ±1.4\npaper 0, +3.0", "-\npaper 42"]
     assert sheet_lines(found[1])[1:] == [["mine", "100", "-", "1 [0-4]"], ["mine", "50", "5 [2-8]", "-"]]
 
 
@@ -180,7 +180,7 @@ def test_attacks(tmp_path):
         4,
         34.78,
     )
-    assert rate.judge == "judge=pair on advbench_50"
+    assert rate.judge == "judge=pair, threshold=10.0 on advbench_50"
     assert cells["llama7b", "emd", 300, "", "", "mean judge score"].difference == pytest.approx(7.25 - 8.11)
     assert cells["llama7b", "stl", 1000, "", "", "mean judge score"].paper == 8.91
 
@@ -251,6 +251,19 @@ def test_figures_are_drawn_of_runs_asked_at_several_steps(name, tmp_path):
     assert once[:4] == b"\x89PNG" and len(once) > 10_000
     draw_paper_figures(read_table(tmp_path / "runs"), tmp_path)
     assert drawn[0][0].read_bytes() == once
+
+
+def test_figure_3_says_which_benchmarks_its_points_are_over(tmp_path, monkeypatch):
+    kinds, said = {"one": "toxic", "two": "toxic", "apart": "toxic", "fine": "seeming"}, []
+    scores = {(name, step, "oracle"): labels for name in kinds for step, labels in STEPS.items()}
+    made = run(tmp_path, "emd", 50, model="tiny", experiment="figure3", kinds=kinds, judges={"oracle": ORACLE},
+               scores=scores)  # fmt: skip
+    config = read_config(made.config)
+    config["benchmark"]["apart"]["pooled"] = False
+    made.config.write_text(json.dumps(config))
+    monkeypatch.setattr(paper_figures, "save_figure", lambda figure, path: said.append(figure.get_supxlabel()))
+    assert draw_paper_figures(read_table(tmp_path), tmp_path) == [(tmp_path / "figure3.png", "")]
+    assert said[0].startswith("safety: answers to toxic prompts that are not harmful (%, one, two)\n")
 
 
 def test_what_the_paper_has_of_a_figure_stands_below_it(tmp_path):

@@ -68,9 +68,14 @@ def test_a_mean_with_its_t_interval_by_hand():
 def test_several_seeds_have_an_interval_over_prompts_and_seeds_by_hand():
     made = estimate([Rate(10, 50, 1), Rate(20, 50), Rate(0, 0, 3)])  # the third has no value
     assert made == Estimate(pytest.approx(0.3), made.low, made.high, pytest.approx(0.02**0.5), 2, 50, 50, 4)
-    # seeds t(0.975, 1)^2 * 0.02 / 2 = 12.7062^2 * 0.01 = 1.614476; excess z^2 / 50 + 1.614476 / 0.21 = 7.764810;
-    # middle (0.3 + 3.882405) / 8.764810 = 0.477181; half sqrt(7.764810 * 0.21 + 7.764810^2 / 4) / 8.764810 = 0.466298
-    assert (made.low, made.high) == pytest.approx((0.010883, 0.943479), abs=2e-6)
+    assert (made.low, made.high) == (0.0, 1.0)  # seeds t(0.975, 1)^2 * 0.02 / 2 = 12.7062^2 * 0.01 = 1.27^2
+    # 0.22, Wilson's 0.239977 -+ 0.112438: 0.092461 below, 0.132415 above; seeds 4.302653^2 * 0.0004 / 3 = 0.002468
+    near = estimate([Rate(10, 50), Rate(11, 50), Rate(12, 50)])
+    ends = (0.22 - (0.092461**2 + 0.002468) ** 0.5, 0.22 + (0.132415**2 + 0.002468) ** 0.5)
+    assert (near.low, near.high) == pytest.approx(ends, abs=2e-6)
+    # 0.005, Wilson's above it 0.041101; seeds 12.7062^2 * 0.00005 / 2 = 0.004036; 0.041101^2 + 0.004036 = 0.075667^2
+    rare = estimate([Rate(0, 100), Rate(1, 100)])
+    assert (rare.low, rare.high) == (0.0, pytest.approx(0.080667, abs=2e-6))
     one = estimate([Rate(10, 50, 1)])
     assert (one.low, one.high, one.spread, one.unscored) == (*wilson(10, 50), None, 1)
     agreed = estimate([Rate(0, 50), Rate(0, 50), Rate(0, 50)])
@@ -86,17 +91,17 @@ def test_mean_scores_of_several_seeds_have_a_t_interval_over_both():
     assert (equal.value, equal.low, equal.spread) == (2.0, None, 0.0)
 
 
-@pytest.mark.parametrize(("seeds", "differ"), [(2, 1.0), (3, 1.0), (3, 0.0), (5, 0.5)])
-def test_the_interval_of_several_seeds_covers_the_true_rate(seeds, differ):
+@pytest.mark.parametrize(("seeds", "differ", "base"), [(2, 0.5, -1), (3, 0.5, -4), (3, 0.0, 0), (5, 0.5, -2)])
+def test_the_interval_of_several_seeds_covers_the_true_rate(seeds, differ, base):
     rng = np.random.default_rng(0)
 
     def rate_of(logit):
         return 1 / (1 + np.exp(-logit))
 
     def by_prompt(count):  # prompts differ by one logit, seeds by `differ`
-        return rate_of(rng.normal(size=(count, 1, 60)) + differ * rng.normal(size=(count, seeds, 1)) - 1)
+        return rate_of(rng.normal(size=(count, 1, 60)) + differ * rng.normal(size=(count, seeds, 1)) + base)
 
     truth = by_prompt(4000).mean()
     harmful = (rng.random((600, seeds, 60)) < by_prompt(600)).sum(2)
     made = [estimate([Rate(int(count), 60) for count in of_setting]) for of_setting in harmful]
-    assert np.mean([each.low <= truth <= each.high for each in made]) >= 0.95
+    assert np.mean([each.low <= truth <= each.high for each in made]) >= 0.96

@@ -143,7 +143,7 @@ def test_attacks_and_prefilling_are_measurements(tmp_path):
     first = [row for row in table.rows if row.seed == 0]
     rate = one(first, kind="attack", metric="jailbroken")
     assert (rate.value, rate.low, rate.n, rate.unscored) == (0.25, wilson(1, 4)[0], 4, 1)
-    assert (rate.judge, rate.judges) == ("PAIR streams=3", "judge=pair, streams=3")  # seed 1 has 30
+    assert (rate.judge, rate.judges) == ("PAIR streams=3", "judge=pair, threshold=10.0, streams=3")  # seed 1 has 30
     assert one(first, kind="attack", metric="mean score").value == 7.5
     begun = {(row.metric, row.benchmark): (row.value, row.n, row.unscored) for row in first if row.kind == "prefill"}
     alone, together = (pytest.approx(2 / 3), 3, 1), (pytest.approx(2 / 3), 6, 2)
@@ -156,6 +156,10 @@ def test_attacks_and_prefilling_are_measurements(tmp_path):
         ]
     }  # fmt: skip
     assert {row.kind for row in last_steps(table.rows) if row.benchmark == "t1"} == {"toxic", "attack", "prefill"}
+    said |= {"judge_model": "a-chat-model", "threshold": 8.0}
+    (runs[0].path / "attack/pair-t1.json").write_text(json.dumps(said | {"streams": 30}))
+    rate = one(read_table(tmp_path).rows, seed=0, kind="attack", metric="jailbroken")
+    assert rate.judge == "PAIR judge_model=a-chat-model threshold=8.0"  # is not seed 1's, though the judge's name is
     (runs[0].path / "attack/pair-t1.json").write_text("{}")
     with pytest.raises(UserError, match="no summary of attacks"):
         read_table(tmp_path)
