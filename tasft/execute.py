@@ -410,12 +410,12 @@ def _train(run: Run, plain: RunDir | None, tracker: Tracker, looked: Callable[[i
     In as many processes as the trainer asks for.
     """
     folder, world = run.folder, to_start(run.config.trainer)
+    run.base.make(run.device)  # one from scratch is trained here, once, where it can be seen; it is no cost of this run
     if world == 1:
         with run.meter.at("training"):
             model = _fine_tune(run, plain, joined(), tracker, looked)
         # the other ranks have left with their share of a model that was dealt out
         return load_tuned(run) if is_sharded(model) else model.to(run.device).eval()
-    run.base.make(run.device)  # one from scratch is trained here, once and where it can be seen
     memory_freed()
     threads = None if run.config.trainer.threads or run.device.type != "cpu" else max(cores() // world, 1)
     # judges may hold what cannot be sent, and are built anew
