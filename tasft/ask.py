@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from tasft.config import checked, entry
-from tasft.errors import UserError, first_line
+from tasft.errors import UserError
 from tasft.model.adapter import Adapter
 from tasft.result.rows import ResponseRow, ScoreRow, write_atomically
 from tasft.result.store import RunDir, check_writable, read_config
@@ -176,17 +176,12 @@ def _verdicts(
     answers: Mapping[str, list[ResponseRow]], judges: "Mapping[str, Judge]"
 ) -> tuple[dict[str, dict[str, list[ScoreRow]]], dict[str, str]]:
     """What each judge says of each model's answers; the judges that could not go on, and why."""
-    from tasft.evaluate.judging import judge
+    from tasft.evaluate.judging import going_on, judge
 
-    verdicts, failed = {}, {}
+    verdicts, failed = {}, dict[str, str]()
     for name, each in judges.items():
-        try:
+        with going_on(name, each, failed):
             verdicts[name] = {by: judge(each, rows) for by, rows in answers.items()}
-        except UserError as error:
-            failed[name] = str(error)
-        except Exception as error:  # a mistake in the judge: whoever can mend it needs to see where
-            log.error("judge.%s fails", name, exc_info=True)
-            failed[name] = f"{type(error).__name__}: {first_line(error)}"
     return verdicts, failed
 
 

@@ -238,16 +238,16 @@ def test_a_model_trained_from_scratch(runs, tmp_path, monkeypatch):
     scratch = ["model=scratch", f"model.scratch={{{shape}, epochs: 1, batch_size: 4, lr: 0.01}}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         run = prepare(compose("run", overrides=[*small, *scratch]))
-    clock, hours = time.perf_counter, []
+    clock, spent = time.perf_counter, []
 
     def slowly(*args):
-        hours.append(3600)
+        spent.append(3600)
         return pretrain(*args)
 
     monkeypatch.setattr("tasft.base.pretrain", slowly)
-    monkeypatch.setattr(time, "perf_counter", lambda: clock() + sum(hours))
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + sum(spent))
     execute(run)
-    assert hours and run.folder.read_cost()["training_seconds"] < 3600  # the base is no cost of one of its runs
+    assert spent and run.folder.read_cost()["training_seconds"] < 3600  # the base is no cost of one of its runs
     base = run.base.folder
     monkeypatch.setenv("TASFT_CACHE", str(tmp_path / "elsewhere"))  # the adapter says where the base lies
     export(run.folder.path, tmp_path / "out")
